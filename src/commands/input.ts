@@ -1,0 +1,16 @@
+import type { z } from 'zod';
+
+import { refusal, type Refusal } from '../domain/refusals.ts';
+
+/** Parses a mutation's input; the refusal names the first field at fault by its path and says what would be right. */
+export function parseInput<Schema extends z.ZodType>(schema: Schema, input: unknown): { readonly ok: true; readonly value: z.output<Schema> } | { readonly ok: false; readonly refusal: Refusal } {
+  const parsed = schema.safeParse(input);
+  if (parsed.success) return { ok: true, value: parsed.data };
+  const issue = parsed.error.issues[0];
+  const field = issue?.path.map(String).join('.') ?? '';
+  const message = parsed.error.issues
+    .slice(0, 5)
+    .map(({ path, message: text }) => (path.length === 0 ? text : `'${path.map(String).join('.')}': ${text}`))
+    .join('; ');
+  return { ok: false, refusal: refusal('INVALID_INPUT', message, field === '' ? undefined : field) };
+}

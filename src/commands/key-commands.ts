@@ -1,0 +1,268 @@
+import { randomBytes } from 'node:crypto';
+import { sql, type Kysely, type RawBuilder } from 'kysely';
+
+import type { Actor } from '../domain/actor.ts';
+import { SYSTEM_ACTOR_ID } from '../domain/actor.ts';
+import { ABSENT_KEY, decideKey, evolveKey, type KeyCommand, type KeyState, type SecretFacts } from '../domain/api-key.ts';
+import { parseEvent, streamOf, type KeyEvent, type KeySettings } from '../domain/event.ts';
+import { formatKey, maskKey, newLookupId, type KeyType } from '../domain/key-format.ts';
+import { isRefusal, refusal, type Refusal } from '../domain/refusals.ts';
+import { fingerprint, type Argon2Verifiers } from '../identity/argon2-verifier.ts';
+import { fastVerifier, type Peppers } from '../identity/pepper.ts';
+import type { JsonValue } from '../lib/canonical-json.ts';
+import type { Secret } from '../lib/secret.ts';
+import { isUniqueViolation, type Effect } from '../ledger/append.ts';
+import { runCommand, type CommandContext, type Decision, type Outcome } from '../ledger/run-command.ts';
+import { loadStream } from '../ledger/stream.ts';
+import type { Tables } from '../postgres/tables.ts';
+import { writeKeyRow } from '../projections/key-row.ts';
+import { requireKeyWrite, requirePermission } from './authorization.ts';
+import { parseInput } from './input.ts';
+import { createKeySchema, deleteKeySchema, keyIdSchema, regenerateKeySchema, updateKeySchema } from './key-input.ts';
+
+export type KeyResult = { readonly keyId: string };
+
+/** The key mutations. Each takes the input as it came, authorizes, parses, and answers an {@link Outcome}; throws ForbiddenError and what runCommand throws. */
+export type KeyCommands = {
+  create(actor: Actor, input: unknown): Promise<Outcome<KeyResult>>;
+  update(actor: Actor, input: unknown): Promise<Outcome<KeyResult>>;
+  activate(actor: Actor, input: unknown): Promise<Outcome<KeyResult>>;
+  deactivate(actor: Actor, input: unknown): Promise<Outcome<KeyResult>>;
+  regenerate(actor: Actor, input: unknown): Promise<Outcome<KeyResult>>;
+  delete(actor: Actor, input: unknown): Promise<Outcome<KeyResult>>;
+  /** Appends `Expired` to a key whose moment has come; does nothing where that was done. */
+  expire(organizationId: string, keyId: string): Promise<Outcome<KeyResult>>;
+};
+
+export type KeyCommandContext = CommandContext & {
+  readonly peppers: Peppers;
+  readonly argon2: Argon2Verifiers;
+  readonly keyOperationsPerHour: number | null;
+};
+
+/** A fresh secret with both verifiers, made once a command however often it is decided. */
+type NewSecret = { readonly secret: Secret; readonly facts: SecretFacts; readonly argon2: string; readonly pepperId: string; readonly mac: Buffer };
+
+const FOLD = { initial: ABSENT_KEY, parse: parseEvent.key, evolve: evolveKey };
+
+/** Loads a key's state as its log tells it, with the version to append on. */
+export function loadKey(db: Kysely<Tables>, organizationId: string, keyId: string) {
+  return loadStream<KeyState, KeyEvent>(db, organizationId, streamOf.key(keyId), FOLD);
+}
+
+export function createKeyCommands(context: KeyCommandContext): KeyCommands {
+  const { db } = context;
+
+  async function newSecret(type: KeyType): Promise<NewSecret> {
+    const lookupId = newLookupId(randomBytes(32));
+    const secret = formatKey(type, lookupId, randomBytes(32));
+    const argon2 = await context.argon2.hash(secret.reveal());
+    return {
+      secret,
+      facts: { lookupId, masked: maskKey(secret), verifierFingerprint: fingerprint(argon2) },
+      argon2,
+      pepperId: context.peppers.current.id,
+      mac: fastVerifier(context.peppers.current, secret.reveal()),
+    };
+  }
+
+  /** Runs a command on a key that exists: load, authorize by its owner, decide, write its row and verifiers. */
+  async function change(
+    actor: Actor | null,
+    target: { readonly organizationId: string; readonly keyId: string },
+    request: { readonly operation: string; readonly input: JsonValue; readonly idempotencyKey: Secret | null },
+    toCommand: (state: KeyState) => Promise<{ readonly command: KeyCommand; readonly minted?: NewSecret } | Refusal> | { readonly command: KeyCommand },
+  ): Promise<Outcome<KeyResult>> {
+    const actorId = actor?.id ?? SYSTEM_ACTOR_ID;
+    if (actor !== null) await authorizeChange(actor, target.keyId);
+    return refuseTakenName(
+      runCommand<KeyResult>(context, {
+        actorId,
+        ...request,
+        keyOperationsPerHour: context.keyOperationsPerHour,
+        decide: async (now) => {
+          const { state, version } = await loadKey(db, target.organizationId, target.keyId);
+          const asked = await toCommand(state);
+          if (isRefusal(asked)) return asked;
+          const events = decideKey(state, asked.command, now);
+          if (isRefusal(events)) return events;
+          return decided({ actorId, organizationId: target.organizationId, state, version, events, minted: 'minted' in asked ? asked.minted : undefined });
+        },
+      }),
+    );
+  }
+
+  /** Who may not write team keys may write only their own personal one; of any other they learn nothing. */
+  async function authorizeChange(actor: Actor, keyId: string): Promise<void> {
+    if (actor.permissions.has('keys:write')) return;
+    const { state } = await loadKey(db, actor.organizationId, keyId);
+    requireKeyWrite(actor, state.kind === 'absent' ? null : state.ownerId);
+  }
+
+  async function createKey(actor: Actor, raw: unknown): Promise<Outcome<KeyResult>> {
+    if (!actor.permissions.has('keys:write')) requirePermission(actor, 'keys:write:personal');
+    const input = parseInput(createKeySchema, raw);
+    if (!input.ok) return input.refusal;
+    const { organizationId, type, personal, idempotencyKey, ...settings } = input.value;
+    if (organizationId !== actor.organizationId) return refusal('NOT_FOUND', 'There is no such organization', 'organizationId');
+    const ownerId = personal && actor.kind === 'member' ? actor.memberId : null;
+    if (personal && ownerId === null) return refusal('INVALID_INPUT', "A service has no personal keys; leave 'personal' out", 'personal');
+    requireKeyWrite(actor, ownerId);
+    const unknownProfile = refuseUnknownProfile(settings.profileId);
+    if (unknownProfile !== null) return unknownProfile;
+    let minted: NewSecret | undefined;
+    let identity: KeyIdentity | undefined;
+    return refuseTakenName(
+      runCommand<KeyResult>(context, {
+        actorId: actor.id,
+        operation: 'createApiKey',
+        input: { organizationId, type, personal, ...settings } satisfies JsonValue,
+        idempotencyKey,
+        keyOperationsPerHour: context.keyOperationsPerHour,
+        decide: async (now) => {
+          minted ??= await newSecret(type);
+          identity ??= await newIdentity(db);
+          const events = decideKey(ABSENT_KEY, { kind: 'create', ...identity, type, ownerId, settings, secret: minted.facts }, now);
+          if (isRefusal(events)) return events;
+          return decided({ actorId: actor.id, organizationId, state: ABSENT_KEY, version: 0, events, minted });
+        },
+      }),
+    );
+  }
+
+  return {
+    create: createKey,
+    async update(actor, raw) {
+      const input = parseInput(updateKeySchema, raw);
+      if (!input.ok) return input.refusal;
+      const { id, idempotencyKey, ...given } = input.value;
+      const changes = clearable(given);
+      const unknownProfile = refuseUnknownProfile(changes.profileId ?? null);
+      if (unknownProfile !== null) return unknownProfile;
+      const request = { operation: 'updateApiKey', input: { id, ...changes }, idempotencyKey };
+      return change(actor, { organizationId: actor.organizationId, keyId: id }, request, () => ({ command: { kind: 'update', changes } }));
+    },
+    activate: (actor, raw) => simple(actor, raw, 'activateApiKey', { kind: 'activate' }),
+    deactivate: (actor, raw) => simple(actor, raw, 'deactivateApiKey', { kind: 'deactivate' }),
+    async regenerate(actor, raw) {
+      const input = parseInput(regenerateKeySchema, raw);
+      if (!input.ok) return input.refusal;
+      const { id, overlapUntil, idempotencyKey } = input.value;
+      let minted: NewSecret | undefined;
+      const request = { operation: 'regenerateApiKey', input: { id, overlapUntil }, idempotencyKey };
+      return change(actor, { organizationId: actor.organizationId, keyId: id }, request, async (state) => {
+        if (state.kind === 'absent') return refusal('NOT_FOUND', 'There is no such key in your organization', 'id');
+        minted ??= await newSecret(state.type);
+        return { command: { kind: 'regenerate', secret: minted.facts, overlapUntil: overlapUntil === null ? null : new Date(overlapUntil) }, minted };
+      });
+    },
+    async delete(actor, raw) {
+      const input = parseInput(deleteKeySchema, raw);
+      if (!input.ok) return input.refusal;
+      const { id, confirmName, idempotencyKey } = input.value;
+      const request = { operation: 'deleteApiKey', input: { id, confirmName }, idempotencyKey };
+      return change(actor, { organizationId: actor.organizationId, keyId: id }, request, () => ({ command: { kind: 'delete', confirmName } }));
+    },
+    expire: (organizationId, keyId) =>
+      change(null, { organizationId, keyId }, { operation: 'expire', input: null, idempotencyKey: null }, () => ({ command: { kind: 'expire' } })),
+  };
+
+  async function simple(actor: Actor, raw: unknown, operation: string, command: KeyCommand): Promise<Outcome<KeyResult>> {
+    const input = parseInput(keyIdSchema, raw);
+    if (!input.ok) return input.refusal;
+    const { id, idempotencyKey } = input.value;
+    return change(actor, { organizationId: actor.organizationId, keyId: id }, { operation, input: { id }, idempotencyKey }, () => ({ command }));
+  }
+}
+
+/** Folds the decided events onto the state and says what the statement that appends them has to write. */
+function decided(facts: {
+  readonly actorId: string;
+  readonly organizationId: string;
+  readonly state: KeyState;
+  readonly version: number;
+  readonly events: readonly KeyEvent[];
+  readonly minted: NewSecret | undefined;
+}): Decision<KeyResult> {
+  const { actorId, organizationId, version, events, minted } = facts;
+  const state = events.reduce(evolveKey, facts.state);
+  if (state.kind === 'absent') throw new Error('A decided key command left no key.');
+  const { keyId } = state;
+  const created = facts.state.kind === 'absent';
+  const row = writeKeyRow(state, { organizationId, version: version + events.length, actorId, created, newSecret: minted !== undefined });
+  return {
+    streams: [{ organizationId, stream: streamOf.key(keyId), version, events }],
+    effects: [row, ...events.flatMap((event) => verifierEffects(keyId, event, minted))],
+    result: { keyId },
+    subjectId: keyId,
+    ...(minted === undefined ? {} : { secret: minted.secret }),
+  };
+}
+
+function verifierEffects(keyId: string, event: KeyEvent, minted: NewSecret | undefined): readonly Effect[] {
+  switch (event.type) {
+    case 'KeyCreated':
+      return [newVerifier(keyId, minted, sql`appended`)];
+    case 'Regenerated': {
+      // The insert reads from the statement that retires the old secret, so that it runs after it: only one verifier a key is current.
+      const retire =
+        event.data.overlapUntil === null
+          ? sql`DELETE FROM key_verifiers USING appended WHERE key_id = ${keyId}::uuid RETURNING 1`
+          : sql`
+              UPDATE key_verifiers SET current = false, expires_at = ${event.data.overlapUntil}::timestamptz
+              FROM appended WHERE key_id = ${keyId}::uuid AND current RETURNING 1`;
+      return [{ name: 'retired_verifiers', statement: retire }, newVerifier(keyId, minted, sql`appended, (SELECT count(*) FROM retired_verifiers) AS retired`)];
+    }
+    case 'Deleted':
+      return [
+        { name: 'erased_verifiers', statement: sql`DELETE FROM key_verifiers USING appended WHERE key_id = ${keyId}::uuid` },
+        {
+          name: 'erased_secrets',
+          statement: sql`UPDATE idempotency SET sealed_secret = NULL FROM appended WHERE subject_id = ${keyId}::uuid AND sealed_secret IS NOT NULL`,
+        },
+      ];
+    case 'Updated':
+    case 'Activated':
+    case 'Deactivated':
+    case 'Expired':
+      return [];
+  }
+  return event satisfies never;
+}
+
+function newVerifier(keyId: string, minted: NewSecret | undefined, from: RawBuilder<unknown>): Effect {
+  if (minted === undefined) throw new Error('A new secret was decided on without one having been made.');
+  const statement = sql`
+    INSERT INTO key_verifiers (lookup_id, key_id, argon2, pepper_id, mac, current, created_at)
+    SELECT ${minted.facts.lookupId}, ${keyId}::uuid, ${minted.argon2}, ${minted.pepperId}, ${minted.mac}::bytea, true, appended.recorded_at FROM ${from}`;
+  return { name: 'new_verifier', statement };
+}
+
+/** Null from GraphQL clears what can be cleared, and for the rest means "leave it". */
+function clearable(given: { readonly [Name in keyof KeySettings]?: KeySettings[Name] | null | undefined }): Partial<KeySettings> {
+  const nullable = new Set(['expiresAt', 'profileId', 'rotateEveryDays']);
+  return Object.fromEntries(Object.entries(given).filter(([name, value]) => value !== undefined && (value !== null || nullable.has(name)))) as Partial<KeySettings>;
+}
+
+function refuseUnknownProfile(profileId: string | null): Refusal | null {
+  return profileId === null ? null : refusal('NOT_FOUND', 'There is no such profile in your organization', 'profileId');
+}
+
+async function refuseTakenName<Result>(outcome: Promise<Outcome<Result>>): Promise<Outcome<Result>> {
+  try {
+    return await outcome;
+  } catch (error) {
+    if (isUniqueViolation(error, 'api_keys_name')) return refusal('NAME_TAKEN', undefined, 'name');
+    throw error;
+  }
+}
+
+type KeyIdentity = { readonly keyId: string; readonly number: number };
+
+/** UUIDv7, so that neighbours in time are neighbours in the index, and the small number that usage rows carry. */
+async function newIdentity(db: Kysely<Tables>): Promise<KeyIdentity> {
+  const { rows } = await sql<{ id: string; number: number }>`SELECT uuidv7() AS id, nextval('api_key_numbers')::integer AS number`.execute(db);
+  const row = rows[0];
+  if (row === undefined) throw new Error('The database gave no identity for a new key.');
+  return { keyId: row.id, number: row.number };
+}

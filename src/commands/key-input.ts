@@ -1,0 +1,122 @@
+import ipaddr from 'ipaddr.js';
+import { z } from 'zod';
+
+import { canonicalJson } from '../lib/canonical-json.ts';
+import { Secret } from '../lib/secret.ts';
+
+const MAX_METADATA_BYTES = 16 * 1024;
+/** JavaScript's own limit for exact integers, far above any real cap. */
+const cap = z.int('give a whole number, or null for no cap').positive('give a number above 0, or null for no cap').nullish().transform((value) => value ?? null);
+
+const name = z
+  .string()
+  .transform((text) => text.normalize('NFC').trim())
+  .refine((text) => [...text].length >= 3 && [...text].length <= 50, 'give a name of 3 to 50 characters')
+  .refine((text) => !/\p{Cc}|\p{Cs}/u.test(text), 'a name can hold no control characters');
+
+const category = z
+  .string()
+  .transform((text) => text.normalize('NFC').trim())
+  .refine((text) => text.length >= 1 && text.length <= 50 && !/\p{Cc}|\p{Cs}/u.test(text), 'give a category of 1 to 50 characters');
+
+const permissions = z
+  .array(z.string().regex(/^[A-Za-z0-9_.:*/-]{1,100}$/, "a permission is 1 to 100 of the characters A-Z a-z 0-9 _ . : * / -, such as 'read:experiences'"))
+  .max(100, 'a key can carry 100 permissions at most')
+  .transform((list) => [...new Set(list)]);
+
+const metadata = z
+  .record(z.string(), z.json())
+  .refine(isCanonicalizable, 'give JSON without lone surrogates')
+  .refine((value) => Buffer.byteLength(JSON.stringify(value)) <= MAX_METADATA_BYTES, `metadata can take ${MAX_METADATA_BYTES} bytes as JSON at most`);
+
+const ipAllowlist = z
+  .array(
+    z.string().transform((text, context) => {
+      const range = parseRange(text);
+      if (range !== null) return range;
+      context.addIssue({ code: 'custom', message: `'${text.slice(0, 60)}' is no address or CIDR range; write 203.0.113.0/24 or 2001:db8::/32` });
+      return z.NEVER;
+    }),
+  )
+  .max(100, 'an allowlist can have 100 ranges at most');
+
+const allowedOrigins = z
+  .array(z.string().refine((text) => URL.canParse(text) && new URL(text).origin === text, "an origin is scheme, host and perhaps port, such as 'https://app.example.com'"))
+  .max(100, 'a key can have 100 origins at most');
+
+/** A moment, as a Date or an ISO 8601 text with offset; recorded in UTC with milliseconds. */
+const moment = z.union([z.date(), z.iso.datetime({ offset: true, error: "give a moment such as '2030-01-31T00:00:00Z'" })]).transform((value) => new Date(value).toISOString());
+
+const quotas = z.strictObject({ total: cap, daily: cap, weekly: cap, monthly: cap });
+const limits = z.strictObject({ requestsPerMinute: cap, tokensPerMinute: cap });
+const rotateEveryDays = z.int().min(1, 'give 1 to 3650 days').max(3650, 'give 1 to 3650 days').nullable();
+
+const uuid = z.uuid();
+export const idempotencyKeySchema = z
+  .string()
+  .min(1, 'give 1 to 255 characters')
+  .max(255, 'give 1 to 255 characters')
+  .nullish()
+  .transform((text) => (text == null ? null : new Secret(text)));
+
+const settings = {
+  name,
+  category,
+  permissions,
+  expiresAt: moment.nullable(),
+  profileId: uuid.nullable(),
+  metadata,
+  ipAllowlist,
+  allowedOrigins,
+  quotas,
+  limits,
+  rotateEveryDays,
+};
+
+/** `createApiKey`'s input. What is left out: no permissions, no expiry, no caps, category "production". */
+export const createKeySchema = z.strictObject({
+  organizationId: uuid,
+  type: z.enum(['PUBLIC', 'SECRET', 'TEST']),
+  personal: z.boolean().nullish().transform((value) => value ?? false),
+  name,
+  category: orDefault(category, 'production'),
+  permissions: orDefault(permissions, []),
+  expiresAt: orDefault(settings.expiresAt, null),
+  profileId: orDefault(settings.profileId, null),
+  metadata: orDefault(metadata, {}),
+  ipAllowlist: orDefault(ipAllowlist, []),
+  allowedOrigins: orDefault(allowedOrigins, []),
+  quotas: orDefault(quotas, { total: null, daily: null, weekly: null, monthly: null }),
+  limits: orDefault(limits, { requestsPerMinute: null, tokensPerMinute: null }),
+  rotateEveryDays: orDefault(rotateEveryDays, null),
+  idempotencyKey: idempotencyKeySchema,
+});
+
+/** `updateApiKey`'s input: what is left out stays; null clears what can be cleared; `quotas` and `limits` are replaced whole. */
+export const updateKeySchema = z.strictObject({ id: uuid, idempotencyKey: idempotencyKeySchema, ...z.object(settings).partial().shape });
+export const keyIdSchema = z.strictObject({ id: uuid, idempotencyKey: idempotencyKeySchema });
+export const regenerateKeySchema = z.strictObject({ id: uuid, overlapUntil: orDefault(moment.nullable(), null), idempotencyKey: idempotencyKeySchema });
+export const deleteKeySchema = z.strictObject({ id: uuid, confirmName: z.string(), idempotencyKey: idempotencyKeySchema });
+
+/** GraphQL sends null for what a client leaves out as a variable: both mean the default. */
+function orDefault<Schema extends z.ZodType>(schema: Schema, value: z.output<Schema>) {
+  return schema.nullish().transform((given): z.output<Schema> => (given === null || given === undefined ? value : (given as z.output<Schema>)));
+}
+
+function isCanonicalizable(value: z.core.util.JSONType): boolean {
+  try {
+    canonicalJson(value);
+    return true;
+  } catch {
+    return false; // the refinement's own message says what to mend
+  }
+}
+
+/** An address or CIDR range in canonical form, host bits cleared; null where it is none. */
+function parseRange(text: string): string | null {
+  if (!ipaddr.isValid(text) && !ipaddr.isValidCIDR(text)) return null;
+  if (ipaddr.IPv4.isValidCIDR(text)) return `${ipaddr.IPv4.networkAddressFromCIDR(text).toString()}/${ipaddr.parseCIDR(text)[1]}`;
+  if (ipaddr.IPv6.isValidCIDR(text)) return `${ipaddr.IPv6.networkAddressFromCIDR(text).toRFC5952String()}/${ipaddr.parseCIDR(text)[1]}`;
+  const address = ipaddr.parse(text);
+  return address.kind() === 'ipv4' ? `${address.toString()}/32` : `${(address as ipaddr.IPv6).toRFC5952String()}/128`;
+}

@@ -1,0 +1,166 @@
+import { sql, type Kysely } from 'kysely';
+import { z } from 'zod';
+
+import type { Actor } from '../domain/actor.ts';
+import { SYSTEM_ACTOR_ID } from '../domain/actor.ts';
+import { parseEvent, streamOf, type OrganizationEvent } from '../domain/event.ts';
+import { ABSENT_ORGANIZATION, decideOrganization, evolveOrganization, type OrganizationCommand, type OrganizationState } from '../domain/organization.ts';
+import { ROLES } from '../domain/permissions.ts';
+import { isRefusal, refusal } from '../domain/refusals.ts';
+import type { JsonValue } from '../lib/canonical-json.ts';
+import type { Secret } from '../lib/secret.ts';
+import { isUniqueViolation, type Effect } from '../ledger/append.ts';
+import { runCommand, type CommandContext, type Outcome } from '../ledger/run-command.ts';
+import { loadStream } from '../ledger/stream.ts';
+import type { Tables } from '../postgres/tables.ts';
+import { writeOrganizationRows } from '../projections/organization-row.ts';
+import { ForbiddenError, requirePermission } from './authorization.ts';
+import { parseInput } from './input.ts';
+import { idempotencyKeySchema } from './key-input.ts';
+
+export type OrganizationResult = { readonly organizationId: string; readonly memberId: string | null };
+
+const title = z
+  .string()
+  .transform((text) => text.normalize('NFC').trim())
+  .refine((text) => text.length >= 1 && text.length <= 100 && !/\p{Cc}|\p{Cs}/u.test(text), 'give 1 to 100 characters');
+const role = z.enum(ROLES);
+const uuid = z.uuid();
+const personFields = {
+  name: title.nullish().transform((value) => value ?? null),
+  email: z.email('give an e-mail address').max(254).nullish().transform((value) => value ?? null),
+  oidcSubject: z.string().min(1).max(255).nullish().transform((value) => value ?? null),
+};
+
+export const createOrganizationSchema = z.strictObject({ name: title, ownerName: personFields.name, ownerEmail: personFields.email, idempotencyKey: idempotencyKeySchema });
+export const renameOrganizationSchema = z.strictObject({ organizationId: uuid, name: title, idempotencyKey: idempotencyKeySchema });
+export const addMemberSchema = z.strictObject({ organizationId: uuid, role, ...personFields, idempotencyKey: idempotencyKeySchema });
+export const changeMemberRoleSchema = z.strictObject({ id: uuid, role, idempotencyKey: idempotencyKeySchema });
+export const removeMemberSchema = z.strictObject({ id: uuid, idempotencyKey: idempotencyKeySchema });
+
+/** The mutations of organizations and members. Each takes the input as it came, authorizes, parses, and answers an {@link Outcome}. */
+export type OrganizationCommands = {
+  /** `actor` null: the command line or the first start. Otherwise the caller's token must carry `organizations:create`. */
+  create(actor: Actor | null, input: unknown): Promise<Outcome<OrganizationResult>>;
+  rename(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
+  addMember(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
+  changeMemberRole(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
+  removeMember(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
+};
+
+const FOLD = { initial: ABSENT_ORGANIZATION, parse: parseEvent.organization, evolve: evolveOrganization };
+
+/** Loads an organization's state as its log tells it, with the version to append on. */
+export function loadOrganization(db: Kysely<Tables>, organizationId: string) {
+  return loadStream<OrganizationState, OrganizationEvent>(db, organizationId, streamOf.organization(organizationId), FOLD);
+}
+
+type Person = { readonly name: string | null; readonly email: string | null; readonly oidcSubject: string | null };
+
+export function createOrganizationCommands(context: CommandContext): OrganizationCommands {
+  const { db } = context;
+
+  async function change(
+    actor: Actor | null,
+    organizationId: string,
+    request: { readonly operation: string; readonly input: JsonValue; readonly idempotencyKey: Secret | null },
+    command: OrganizationCommand,
+    memberId: string | null,
+    people: readonly Effect[] = [],
+  ): Promise<Outcome<OrganizationResult>> {
+    try {
+      return await runCommand<OrganizationResult>(context, {
+        actorId: actor?.id ?? SYSTEM_ACTOR_ID,
+        ...request,
+        decide: async () => {
+          const { state, version } = await loadOrganization(db, organizationId);
+          if (actor !== null && command.kind !== 'create') guardOwnership(actor, state, command);
+          const events = decideOrganization(state, command);
+          if (isRefusal(events)) return events;
+          const next = events.reduce(evolveOrganization, state);
+          if (next.kind === 'absent') throw new Error('A decided organization command left no organization.');
+          return {
+            streams: [{ organizationId, stream: streamOf.organization(organizationId), version, events }],
+            effects: [...writeOrganizationRows(next, events, version + events.length), ...people],
+            result: { organizationId, memberId },
+          };
+        },
+      });
+    } catch (error) {
+      if (isUniqueViolation(error, 'people_organization_id_oidc_subject_key')) return refusal('ALREADY_MEMBER', undefined, 'oidcSubject');
+      throw error;
+    }
+  }
+
+  return {
+    async create(actor, raw) {
+      if (actor !== null) requirePermission(actor, 'organizations:create');
+      const input = parseInput(createOrganizationSchema, raw);
+      if (!input.ok) return input.refusal;
+      const { name, ownerName, ownerEmail, idempotencyKey } = input.value;
+      const { id: organizationId, second: ownerId, number } = await newIds(db);
+      const person = personEffect(organizationId, ownerId, { name: ownerName, email: ownerEmail, oidcSubject: null });
+      const request = { operation: 'createOrganization', input: { name }, idempotencyKey };
+      return change(actor, organizationId, request, { kind: 'create', organizationId, number, name, plan: 'ENTERPRISE', ownerId }, ownerId, person);
+    },
+    async rename(actor, raw) {
+      requirePermission(actor, 'organization:write');
+      const input = parseInput(renameOrganizationSchema, raw);
+      if (!input.ok) return input.refusal;
+      const { organizationId, name, idempotencyKey } = input.value;
+      if (organizationId !== actor.organizationId) return refusal('NOT_FOUND', 'There is no such organization', 'organizationId');
+      return change(actor, organizationId, { operation: 'renameOrganization', input: { organizationId, name }, idempotencyKey }, { kind: 'rename', name }, null);
+    },
+    async addMember(actor, raw) {
+      requirePermission(actor, 'members:write');
+      const input = parseInput(addMemberSchema, raw);
+      if (!input.ok) return input.refusal;
+      const { organizationId, role: newRole, idempotencyKey, ...person } = input.value;
+      if (organizationId !== actor.organizationId) return refusal('NOT_FOUND', 'There is no such organization', 'organizationId');
+      const { id: memberId } = await newIds(db);
+      const request = { operation: 'addMember', input: { organizationId, role: newRole, ...person }, idempotencyKey };
+      return change(actor, organizationId, request, { kind: 'add-member', memberId, role: newRole }, memberId, personEffect(organizationId, memberId, person));
+    },
+    async changeMemberRole(actor, raw) {
+      requirePermission(actor, 'members:write');
+      const input = parseInput(changeMemberRoleSchema, raw);
+      if (!input.ok) return input.refusal;
+      const { id, role: newRole, idempotencyKey } = input.value;
+      const request = { operation: 'changeMemberRole', input: { id, role: newRole }, idempotencyKey };
+      return change(actor, actor.organizationId, request, { kind: 'change-role', memberId: id, role: newRole }, id);
+    },
+    async removeMember(actor, raw) {
+      requirePermission(actor, 'members:write');
+      const input = parseInput(removeMemberSchema, raw);
+      if (!input.ok) return input.refusal;
+      const { id, idempotencyKey } = input.value;
+      // Who leaves is forgotten: the log keeps the id alone.
+      const forget = { name: 'forgotten_person', statement: sql`DELETE FROM people USING appended WHERE organization_id = ${actor.organizationId}::uuid AND member_id = ${id}::uuid` };
+      return change(actor, actor.organizationId, { operation: 'removeMember', input: { id }, idempotencyKey }, { kind: 'remove-member', memberId: id }, id, [forget]);
+    },
+  };
+}
+
+/** Only an owner makes, changes or removes owners: an admin could otherwise take the organization over. */
+function guardOwnership(actor: Actor, state: OrganizationState, command: OrganizationCommand): void {
+  if (actor.kind === 'member' && actor.role === 'OWNER') return;
+  const touchesOwner =
+    ('role' in command && command.role === 'OWNER') || ('memberId' in command && state.kind === 'organization' && state.members.get(command.memberId) === 'OWNER');
+  if (touchesOwner) throw new ForbiddenError('organization:write');
+}
+
+function personEffect(organizationId: string, memberId: string, person: Person): readonly Effect[] {
+  if (person.name === null && person.email === null && person.oidcSubject === null) return [];
+  const statement = sql`
+    INSERT INTO people (organization_id, member_id, name, email, oidc_subject)
+    SELECT ${organizationId}::uuid, ${memberId}::uuid, ${person.name}, ${person.email}, ${person.oidcSubject} FROM appended`;
+  return [{ name: 'new_person', statement }];
+}
+
+async function newIds(db: Kysely<Tables>): Promise<{ readonly id: string; readonly second: string; readonly number: number }> {
+  const { rows } = await sql<{ id: string; second: string; number: number }>`
+    SELECT uuidv7() AS id, uuidv7() AS second, nextval('organization_numbers')::integer AS number`.execute(db);
+  const row = rows[0];
+  if (row === undefined) throw new Error('The database gave no identity for a new organization.');
+  return row;
+}

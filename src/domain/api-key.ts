@@ -1,0 +1,130 @@
+import type { KeyEvent, KeySettings } from './event.ts';
+import type { KeyType } from './key-format.ts';
+import { refusal, type Refusal } from './refusals.ts';
+
+/** A secret as the domain knows it: what finds it and what it looks like, never what it is. */
+export type SecretFacts = { readonly lookupId: string; readonly masked: string; readonly verifierFingerprint: string };
+
+/** What a key is after the events so far. `settings.expiresAt` decides about expiry by itself; `expiredFor` only says that the log has it. */
+export type LiveKey = {
+  readonly kind: 'active' | 'inactive';
+  readonly keyId: string;
+  readonly number: number;
+  readonly type: KeyType;
+  readonly ownerId: string | null;
+  readonly settings: KeySettings;
+  readonly secret: SecretFacts;
+  /** Secrets before the current one that still work, or did, until their moment. */
+  readonly outdatedSecrets: readonly { readonly lookupId: string; readonly until: string }[];
+  /** The `expiresAt` for which the Expired event was appended. */
+  readonly expiredFor: string | null;
+};
+export type KeyState = { readonly kind: 'absent' } | LiveKey | (Omit<LiveKey, 'kind'> & { readonly kind: 'deleted' });
+
+export type KeyStatus = 'ACTIVE' | 'INACTIVE' | 'EXPIRED' | 'DELETED';
+
+export type KeyCommand =
+  | {
+      readonly kind: 'create';
+      readonly keyId: string;
+      readonly number: number;
+      readonly type: KeyType;
+      readonly ownerId: string | null;
+      readonly settings: KeySettings;
+      readonly secret: SecretFacts;
+    }
+  | { readonly kind: 'update'; readonly changes: Partial<KeySettings> }
+  | { readonly kind: 'activate' }
+  | { readonly kind: 'deactivate' }
+  | { readonly kind: 'regenerate'; readonly secret: SecretFacts; readonly overlapUntil: Date | null }
+  | { readonly kind: 'expire' }
+  | { readonly kind: 'delete'; readonly confirmName: string };
+
+export const ABSENT_KEY: KeyState = { kind: 'absent' };
+
+/** What the key is at a moment; EXPIRED holds from `expiresAt` itself on, whatever the log says so far. */
+export function keyStatus(state: Exclude<KeyState, { kind: 'absent' }>, now: Date): KeyStatus {
+  if (state.kind === 'deleted') return 'DELETED';
+  if (hasExpired(state.settings, now)) return 'EXPIRED';
+  return state.kind === 'active' ? 'ACTIVE' : 'INACTIVE';
+}
+
+function hasExpired(settings: KeySettings, now: Date): boolean {
+  return settings.expiresAt !== null && Date.parse(settings.expiresAt) <= now.getTime();
+}
+
+/** Decides a command: the events that follow, none where the key already is as asked, or a refusal. */
+export function decideKey(state: KeyState, command: KeyCommand, now: Date): readonly KeyEvent[] | Refusal {
+  if (command.kind === 'create') {
+    if (state.kind !== 'absent') throw new Error(`Key ${command.keyId} exists already: ids of new keys must be new.`);
+    if (hasExpired(command.settings, now)) return refusal('INVALID_INPUT', "'expiresAt' lies in the past; give a later moment or none", 'expiresAt');
+    const { kind: _, settings, secret, ...identity } = command;
+    return [{ type: 'KeyCreated', data: { ...identity, ...settings, ...secret } }];
+  }
+  if (state.kind === 'absent') return refusal('NOT_FOUND', 'There is no such key in your organization', 'id');
+  if (state.kind === 'deleted') return command.kind === 'expire' ? [] : refusal('KEY_DELETED', undefined, 'id');
+  switch (command.kind) {
+    case 'update':
+      return decideUpdate(state, command.changes, now);
+    case 'activate':
+      if (hasExpired(state.settings, now)) return refusal('KEY_EXPIRED');
+      return state.kind === 'active' ? [] : [{ type: 'Activated', data: {} }];
+    case 'deactivate':
+      return state.kind === 'inactive' ? [] : [{ type: 'Deactivated', data: {} }];
+    case 'regenerate':
+      if (hasExpired(state.settings, now)) return refusal('KEY_EXPIRED');
+      if (command.overlapUntil !== null && command.overlapUntil <= now) {
+        return refusal('INVALID_INPUT', "'overlapUntil' lies in the past; give a later moment, or none to stop the old secret at once", 'overlapUntil');
+      }
+      return [{ type: 'Regenerated', data: { ...command.secret, overlapUntil: command.overlapUntil?.toISOString() ?? null } }];
+    case 'expire':
+      if (!hasExpired(state.settings, now) || state.settings.expiresAt === null || state.expiredFor === state.settings.expiresAt) return [];
+      return [{ type: 'Expired', data: { expiresAt: state.settings.expiresAt } }];
+    case 'delete':
+      if (command.confirmName !== state.settings.name) return refusal('CONFIRMATION_MISMATCH', undefined, 'confirmName');
+      return [{ type: 'Deleted', data: { name: state.settings.name } }];
+  }
+  return command satisfies never;
+}
+
+function decideUpdate(state: LiveKey, changes: Partial<KeySettings>, now: Date): readonly KeyEvent[] | Refusal {
+  const changed = Object.fromEntries(
+    Object.entries(changes).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(state.settings[name as keyof KeySettings])),
+  ) as Partial<KeySettings>;
+  if (Object.keys(changed).length === 0) return [];
+  if (changed.expiresAt !== undefined && hasExpired({ ...state.settings, ...changed }, now)) {
+    return refusal('INVALID_INPUT', "'expiresAt' lies in the past; give a later moment or null, or deactivate the key", 'expiresAt');
+  }
+  return [{ type: 'Updated', data: changed }];
+}
+
+/** Applies one event. The same function runs live, in replay, in rebuild and in check. */
+export function evolveKey(state: KeyState, event: KeyEvent): KeyState {
+  if (event.type === 'KeyCreated') {
+    const { keyId, number, type, ownerId, lookupId, masked, verifierFingerprint, ...settings } = event.data;
+    return { kind: 'active', keyId, number, type, ownerId, settings, secret: { lookupId, masked, verifierFingerprint }, outdatedSecrets: [], expiredFor: null };
+  }
+  if (state.kind === 'absent' || state.kind === 'deleted') throw new Error(`The log is damaged: ${event.type} for a key that is ${state.kind}.`);
+  switch (event.type) {
+    case 'Updated':
+      return { ...state, settings: { ...state.settings, ...withoutUndefined(event.data) } };
+    case 'Activated':
+      return { ...state, kind: 'active' };
+    case 'Deactivated':
+      return { ...state, kind: 'inactive' };
+    case 'Regenerated': {
+      const { overlapUntil, ...secret } = event.data;
+      const outdatedSecrets = overlapUntil === null ? [] : [...state.outdatedSecrets, { lookupId: state.secret.lookupId, until: overlapUntil }];
+      return { ...state, secret, outdatedSecrets };
+    }
+    case 'Expired':
+      return { ...state, expiredFor: event.data.expiresAt };
+    case 'Deleted':
+      return { ...state, kind: 'deleted', outdatedSecrets: [] };
+  }
+  return event satisfies never;
+}
+
+function withoutUndefined(changes: { readonly [Name in keyof KeySettings]?: KeySettings[Name] | undefined }): Partial<KeySettings> {
+  return Object.fromEntries(Object.entries(changes).filter(([, value]) => value !== undefined)) as Partial<KeySettings>;
+}

@@ -1,0 +1,149 @@
+import { z } from 'zod';
+import { PERMISSIONS, ROLES, type Permission } from './permissions.ts';
+
+// An event is a past-tense fact. It changes only by optional fields or by a new type; schema/events.json is printed from here and compared in CI.
+
+const uuid = z.uuid();
+const moment = z.iso.datetime();
+const permissionName = z.enum(Object.keys(PERMISSIONS) as [Permission, ...Permission[]]);
+const cap = z.int().positive().nullable();
+
+export const quotasSchema = z.object({ total: cap, daily: cap, weekly: cap, monthly: cap });
+export const limitsSchema = z.object({ requestsPerMinute: cap, tokensPerMinute: cap });
+
+/** The parts of a key that can be changed after its creation. */
+const keySettings = {
+  name: z.string(),
+  category: z.string(),
+  permissions: z.array(z.string()),
+  expiresAt: moment.nullable(),
+  profileId: uuid.nullable(),
+  metadata: z.record(z.string(), z.json()),
+  ipAllowlist: z.array(z.string()),
+  allowedOrigins: z.array(z.string()),
+  quotas: quotasSchema,
+  limits: limitsSchema,
+  rotateEveryDays: z.int().positive().nullable(),
+};
+export const keySettingsSchema = z.object(keySettings);
+export type KeySettings = Readonly<z.infer<typeof keySettingsSchema>>;
+
+const secretFacts = {
+  lookupId: z.string().describe('public part of the secret, by which it is found'),
+  masked: z.string().describe('the first 8 and the last 4 characters'),
+  verifierFingerprint: z.string().describe('SHA-256, in hex, of the argon2id verifier, so that a swapped verifier shows'),
+};
+
+const keyEvents = {
+  KeyCreated: z.object({
+    keyId: uuid,
+    number: z.int().positive(),
+    type: z.enum(['PUBLIC', 'SECRET', 'TEST']),
+    ownerId: uuid.nullable().describe('the member whose personal key it is; null for a team key'),
+    ...keySettings,
+    ...secretFacts,
+  }),
+  Updated: keySettingsSchema.partial().describe('the settings that changed, with their new values'),
+  Activated: z.object({}),
+  Deactivated: z.object({}),
+  Regenerated: z.object({
+    ...secretFacts,
+    overlapUntil: moment.nullable().describe('until when the secret before this one still works; null: it stopped at once'),
+  }),
+  Expired: z.object({ expiresAt: moment }),
+  Deleted: z.object({ name: z.string() }),
+};
+
+const organizationEvents = {
+  OrganizationCreated: z.object({ organizationId: uuid, number: z.int().positive(), name: z.string(), plan: z.string() }),
+  OrganizationRenamed: z.object({ name: z.string() }),
+  MemberAdded: z.object({ memberId: uuid, role: z.enum(ROLES) }),
+  MemberRoleChanged: z.object({ memberId: uuid, role: z.enum(ROLES) }),
+  MemberRemoved: z.object({ memberId: uuid }),
+};
+
+const tokenEvents = {
+  AccessTokenIssued: z.object({
+    tokenId: uuid,
+    name: z.string().describe('what the token is for; not the name of a person'),
+    memberId: uuid.nullable().describe('the member it acts as; null for a service'),
+    permissions: z.array(permissionName).nullable().describe('null: whatever the role of the member allows'),
+    expiresAt: moment.nullable(),
+    tokenHash: z.string().describe('SHA-256, in hex, of the token'),
+  }),
+  AccessTokenRevoked: z.object({}),
+};
+
+const usageCount = z.string().describe('a decimal integer');
+/** Usage events are stored as typed rows and shown in this form. */
+const usageFields = {
+  keyId: uuid,
+  kind: z.int().describe('1 by a verification, 2 by a report, 3 settling'),
+  code: z.int().describe('the outcome, numbered in src/domain/usage.ts'),
+  credits: z.int().nonnegative(),
+  status: z.int().optional(),
+  durationMs: z.int().optional(),
+  occurredAt: z.string().optional(),
+  settles: usageCount.optional().describe('position of the UsageRecorded that it completes'),
+  costMicros: usageCount.optional(),
+  tokensIn: usageCount.optional(),
+  tokensOut: usageCount.optional(),
+  ip: z.string().optional(),
+  endpoint: z.string().optional(),
+  model: z.string().optional(),
+  requestId: z.string().optional(),
+  detail: z.string().optional(),
+};
+const usageEvents = { UsageRecorded: z.object(usageFields), UsageSettled: z.object(usageFields) };
+
+export const KEY_EVENT_SCHEMAS = keyEvents;
+export const ORGANIZATION_EVENT_SCHEMAS = organizationEvents;
+export const TOKEN_EVENT_SCHEMAS = tokenEvents;
+/** The schema of each event type's `data`. */
+export const EVENT_SCHEMAS = { ...organizationEvents, ...tokenEvents, ...keyEvents, ...usageEvents };
+
+type EventsOf<Schemas extends Readonly<Record<string, z.ZodType>>> = {
+  [Type in keyof Schemas & string]: { readonly type: Type; readonly data: Readonly<z.infer<Schemas[Type]>> };
+}[keyof Schemas & string];
+
+export type KeyEvent = EventsOf<typeof keyEvents>;
+export type OrganizationEvent = EventsOf<typeof organizationEvents>;
+export type TokenEvent = EventsOf<typeof tokenEvents>;
+/** What a decider can produce; usage events are appended by admission. */
+export type LifecycleEvent = KeyEvent | OrganizationEvent | TokenEvent;
+export type EventType = keyof typeof EVENT_SCHEMAS;
+export const EVENT_TYPES = Object.keys(EVENT_SCHEMAS) as readonly EventType[];
+
+/** An event as it stands in the log: the envelope around a fact. */
+export type Recorded<Event extends LifecycleEvent = LifecycleEvent> = Event & {
+  readonly position: bigint;
+  readonly organizationId: string;
+  readonly stream: string;
+  readonly version: number;
+  /** `member:<id>`, `service:<token id>` or `system`. */
+  readonly actorId: string;
+  readonly recordedAt: Date;
+};
+
+/** Names of streams: one for each aggregate. */
+export const streamOf = {
+  organization: (id: string): string => `organization:${id}`,
+  token: (id: string): string => `token:${id}`,
+  key: (id: string): string => `key:${id}`,
+} as const;
+
+function parseWith<Event extends LifecycleEvent>(schemas: Readonly<Record<string, z.ZodType>>, type: string, data: unknown): Event {
+  const schema = schemas[type];
+  if (schema === undefined) {
+    throw new Error(`The log holds an event of type '${type}' in a stream where this version knows no such type: it was written by a newer version; upgrade before you go on.`);
+  }
+  // The schema of the type was applied on the line above: this is the edge where stored text becomes a typed fact.
+  return { type, data: schema.parse(data) } as unknown as Event;
+}
+
+/** Turns a stored row into a fact, or throws where the type is unknown: state is never decided on half a history. */
+export const parseEvent = {
+  key: (type: string, data: unknown): KeyEvent => parseWith(keyEvents, type, data),
+  organization: (type: string, data: unknown): OrganizationEvent => parseWith(organizationEvents, type, data),
+  token: (type: string, data: unknown): TokenEvent => parseWith(tokenEvents, type, data),
+} as const;

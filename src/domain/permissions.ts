@@ -1,0 +1,45 @@
+/** The four roles of a member, the strongest first. AUDITOR reads everything and changes nothing. */
+export const ROLES = ['OWNER', 'ADMIN', 'MEMBER', 'AUDITOR'] as const;
+export type Role = (typeof ROLES)[number];
+
+/**
+ * What a caller may do, in one list; the table of roles below and docs/permissions.md derive from it.
+ * The text is the reader's explanation.
+ */
+export const PERMISSIONS = {
+  'organization:read': 'see the organization, its plan and settings',
+  'organization:write': 'rename the organization and change its plan and settings',
+  'organizations:create': 'create further organizations (no role carries it: it is given to a token by name)',
+  'members:read': 'list the members and their roles',
+  'members:write': 'add and remove members and change their roles',
+  'tokens:read': 'list access tokens, without their secrets',
+  'tokens:write': 'issue and revoke access tokens',
+  'keys:read': 'see keys, masked',
+  'keys:write': 'create, change, regenerate, deactivate, activate and delete team keys',
+  'keys:write:personal': 'the same for the personal keys of the caller alone',
+  'keys:verify': 'ask whether a key may pass',
+  'usage:read': 'see usage, statistics and the request log',
+  'usage:write': 'report usage',
+  'log:read': 'read, follow and export the event log, and see the past states that it proves',
+} as const;
+export type Permission = keyof typeof PERMISSIONS;
+
+export const ALL_PERMISSIONS = Object.keys(PERMISSIONS) as readonly Permission[];
+
+export function isPermission(text: string): text is Permission {
+  return Object.hasOwn(PERMISSIONS, text);
+}
+
+const READ_EVERYTHING: readonly Permission[] = ['organization:read', 'members:read', 'tokens:read', 'keys:read', 'usage:read', 'log:read'];
+
+const ROLE_PERMISSIONS: Readonly<Record<Role, readonly Permission[]>> = {
+  OWNER: ALL_PERMISSIONS.filter((permission) => permission !== 'organizations:create'),
+  ADMIN: ALL_PERMISSIONS.filter((permission) => permission !== 'organizations:create' && permission !== 'organization:write'),
+  MEMBER: ['organization:read', 'members:read', 'keys:read', 'keys:write:personal', 'usage:read'],
+  AUDITOR: READ_EVERYTHING,
+};
+
+/** The permissions that a role carries. */
+export function permissionsOf(role: Role): readonly Permission[] {
+  return ROLE_PERMISSIONS[role];
+}

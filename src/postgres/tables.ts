@@ -1,0 +1,218 @@
+import type { ColumnType, GeneratedAlways } from 'kysely';
+
+import type { JsonValue } from '../lib/canonical-json.ts';
+
+type Timestamp = ColumnType<Date, Date | string, Date | string>;
+type NullableTimestamp = ColumnType<Date | null, Date | string | null, Date | string | null>;
+/** Written as text, read parsed. */
+type Json = ColumnType<JsonValue, string, string>;
+
+export interface EventsTable {
+  readonly position: bigint;
+  readonly id: GeneratedAlways<string>;
+  readonly organization_id: string;
+  readonly stream: string;
+  readonly version: number;
+  readonly type: string;
+  readonly schema_version: number;
+  readonly actor: string;
+  readonly recorded_at: Timestamp;
+  readonly data: Json;
+}
+
+export interface UsageEventsTable {
+  readonly position: bigint;
+  readonly recorded_at: Timestamp;
+  readonly organization: number;
+  readonly key: number;
+  readonly credits: number;
+  readonly kind: number;
+  readonly code: number;
+  readonly status: number | null;
+  readonly duration_ms: number | null;
+  readonly occurred_at: NullableTimestamp;
+  readonly settles: bigint | null;
+  readonly cost_micros: bigint | null;
+  readonly tokens_in: bigint | null;
+  readonly tokens_out: bigint | null;
+  readonly ip: string | null;
+  readonly endpoint: string | null;
+  readonly model: string | null;
+  readonly request_id: string | null;
+  readonly detail: string | null;
+}
+
+export interface LedgerView {
+  readonly position: bigint;
+  readonly organization_id: string;
+  readonly stream: string;
+  readonly version: number | null;
+  readonly type: string;
+  readonly schema_version: number;
+  readonly actor: string | null;
+  readonly recorded_at: Date;
+  readonly data: string;
+}
+
+export interface OrganizationsTable {
+  readonly id: string;
+  readonly number: number;
+  readonly name: string;
+  readonly plan: string;
+  readonly created_at: Timestamp;
+  readonly version: number;
+}
+
+export interface MembersTable {
+  readonly organization_id: string;
+  readonly id: string;
+  readonly role: 'OWNER' | 'ADMIN' | 'MEMBER' | 'AUDITOR';
+  readonly joined_at: Timestamp;
+  readonly removed_at: NullableTimestamp;
+}
+
+export interface PeopleTable {
+  readonly organization_id: string;
+  readonly member_id: string;
+  readonly name: string | null;
+  readonly email: string | null;
+  readonly oidc_subject: string | null;
+}
+
+export interface AccessTokensTable {
+  readonly token_hash: Buffer;
+  readonly id: string;
+  readonly organization_id: string;
+  readonly name: string;
+  readonly member_id: string | null;
+  readonly permissions: string[] | null;
+  readonly issued_at: Timestamp;
+  readonly issued_by: string;
+  readonly expires_at: NullableTimestamp;
+  readonly revoked_at: NullableTimestamp;
+}
+
+export interface ApiKeysTable {
+  readonly id: string;
+  readonly number: number;
+  readonly organization_id: string;
+  readonly name: string;
+  readonly name_folded: string;
+  readonly type: 'PUBLIC' | 'SECRET' | 'TEST';
+  readonly category: string;
+  readonly state: 'active' | 'inactive' | 'deleted';
+  readonly permissions: string[];
+  readonly expires_at: NullableTimestamp;
+  readonly expired_event: boolean;
+  readonly profile_id: string | null;
+  readonly metadata: Json;
+  readonly ip_allowlist: string[];
+  readonly allowed_origins: string[];
+  readonly owner_id: string | null;
+  readonly archived: boolean;
+  readonly quota_total: bigint | null;
+  readonly quota_daily: bigint | null;
+  readonly quota_weekly: bigint | null;
+  readonly quota_monthly: bigint | null;
+  readonly requests_per_minute: bigint | null;
+  readonly tokens_per_minute: bigint | null;
+  readonly rotate_every_days: number | null;
+  readonly masked: string;
+  readonly created_at: Timestamp;
+  readonly created_by: string;
+  readonly secret_created_at: Timestamp;
+  readonly version: number;
+}
+
+export interface KeyVerifiersTable {
+  readonly lookup_id: string;
+  readonly key_id: string;
+  readonly argon2: string;
+  readonly pepper_id: string;
+  readonly mac: Buffer;
+  readonly current: boolean;
+  readonly expires_at: NullableTimestamp;
+  readonly created_at: Timestamp;
+}
+
+export interface IdempotencyTable {
+  readonly actor: string;
+  readonly key_hash: Buffer;
+  readonly input_hash: Buffer;
+  readonly operation: string;
+  readonly result: Json;
+  readonly sealed_secret: Buffer | null;
+  readonly subject_id: string | null;
+  readonly position: bigint;
+  readonly recorded_at: ColumnType<Date, never, never>;
+}
+
+export interface ProjectionsTable {
+  readonly name: string;
+  readonly slot: number;
+  readonly state: 'live' | 'building' | 'retired';
+  readonly position: bigint;
+  readonly started_at: NullableTimestamp;
+}
+
+export interface ParkedEventsTable {
+  readonly projection: string;
+  readonly slot: number;
+  readonly position: bigint;
+  readonly reason: string;
+  readonly parked_at: ColumnType<Date, never, never>;
+}
+
+export interface UsageCountersTable {
+  readonly slot: number;
+  readonly grain: number;
+  readonly organization: number;
+  readonly key: number;
+  readonly at: Timestamp;
+  readonly requests: bigint;
+  readonly succeeded: bigint;
+  readonly failed: bigint;
+  readonly refused: bigint;
+  readonly credits: bigint;
+  readonly cost_micros: bigint;
+  readonly tokens_in: bigint;
+  readonly tokens_out: bigint;
+  readonly duration_ms: bigint;
+  readonly timed: bigint;
+}
+
+export interface UsageBreakdownTable {
+  readonly slot: number;
+  readonly grain: number;
+  readonly organization: number;
+  readonly key: number;
+  readonly at: Timestamp;
+  readonly dimension: number;
+  readonly value: string;
+  readonly events: bigint;
+}
+
+export interface KeyLastUsedTable {
+  readonly slot: number;
+  readonly key: number;
+  readonly last_used_at: Timestamp;
+}
+
+/** The tables of schema `keyledger` as Kysely sees them. */
+export interface Tables {
+  readonly events: EventsTable;
+  readonly usage_events: UsageEventsTable;
+  readonly ledger: LedgerView;
+  readonly organizations: OrganizationsTable;
+  readonly members: MembersTable;
+  readonly people: PeopleTable;
+  readonly access_tokens: AccessTokensTable;
+  readonly api_keys: ApiKeysTable;
+  readonly key_verifiers: KeyVerifiersTable;
+  readonly idempotency: IdempotencyTable;
+  readonly projections: ProjectionsTable;
+  readonly parked_events: ParkedEventsTable;
+  readonly usage_counters: UsageCountersTable;
+  readonly usage_breakdown: UsageBreakdownTable;
+  readonly key_last_used: KeyLastUsedTable;
+}

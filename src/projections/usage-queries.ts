@@ -1,0 +1,175 @@
+import { sql, type Kysely, type RawBuilder } from 'kysely';
+
+import type { VerificationCode } from '../domain/refusals.ts';
+import { codeOf } from '../domain/usage.ts';
+import type { Tables } from '../postgres/tables.ts';
+import { coverPeriod, GRAINS, seriesPoints, type GrainRange, type Granularity, type Period } from './usage-period.ts';
+
+export type { Granularity, Period } from './usage-period.ts';
+export { requestLog, type RequestLogEntry } from './request-log.ts';
+
+/** A key, the keys that are in a category now, or, with neither, the whole organization. A key of another organization has no usage. */
+export type UsageSubject = { readonly organizationId: string; readonly keyNumber?: number; readonly category?: string };
+
+/** Sums over the requests that happened in a period; `requests` is `succeeded` + `failed` + `refused`. Money in millionths. */
+export type UsageTotals = {
+  readonly requests: bigint;
+  /** Let through, and nothing says that they failed. */
+  readonly succeeded: bigint;
+  /** Let through, and answered with a status of 400 or above. */
+  readonly failed: bigint;
+  /** Not let through; by reason in `refusals`. */
+  readonly refused: bigint;
+  readonly costMicros: bigint;
+  readonly tokensIn: bigint;
+  readonly tokensOut: bigint;
+  readonly models: readonly string[];
+  readonly refusals: readonly { readonly code: VerificationCode; readonly count: bigint }[];
+};
+
+export type UsagePoint = {
+  /** Where the minute, hour or day (UTC) begins; the first may begin before the period, and counts only what lies in it. */
+  readonly at: Date;
+  readonly requests: bigint;
+  readonly failed: bigint;
+  readonly refused: bigint;
+  readonly costMicros: bigint;
+  readonly tokensIn: bigint;
+  readonly tokensOut: bigint;
+};
+
+type TotalsRow = {
+  readonly requests: bigint;
+  readonly succeeded: bigint;
+  readonly failed: bigint;
+  readonly refused: bigint;
+  readonly cost_micros: bigint;
+  readonly tokens_in: bigint;
+  readonly tokens_out: bigint;
+  readonly models: readonly string[];
+  readonly refusals: Readonly<Record<string, string>>;
+};
+
+/**
+ * The usage of a subject over a period, as of {@link statisticsPosition}. A year reads a few hundred rows. Throws {@link UsagePeriodError}.
+ * See {@link coverPeriod} for how a period is rounded.
+ */
+export async function usageTotals(db: Kysely<Tables>, subject: UsageSubject, period: Period): Promise<UsageTotals> {
+  const ranges = coverPeriod(period, 'DAY', new Date());
+  // The laterals are grouped, so that they are walked by the index for each key and range and never hashed over the whole table.
+  const { rows } = await sql<TotalsRow>`
+    WITH live AS MATERIALIZED (${LIVE_SLOT}), subject AS MATERIALIZED (${subjectKeys(subject)}), span AS MATERIALIZED (${spans(ranges)}),
+    broken_down AS MATERIALIZED (
+      SELECT b.dimension, b.value, sum(b.events)::bigint AS events
+      FROM subject s CROSS JOIN span CROSS JOIN LATERAL (
+        SELECT c.dimension, c.value, sum(c.events) AS events FROM usage_breakdown c
+        WHERE c.slot = (SELECT slot FROM live) AND c.grain = span.grain AND c.organization = s.organization AND c.key = s.key
+          AND c.at >= span.from_at AND c.at < span.to_at
+        GROUP BY c.dimension, c.value) AS b
+      GROUP BY b.dimension, b.value
+    )
+    SELECT coalesce(sum(u.requests), 0)::bigint AS requests, coalesce(sum(u.succeeded), 0)::bigint AS succeeded, coalesce(sum(u.failed), 0)::bigint AS failed,
+           coalesce(sum(u.refused), 0)::bigint AS refused, coalesce(sum(u.cost_micros), 0)::bigint AS cost_micros,
+           coalesce(sum(u.tokens_in), 0)::bigint AS tokens_in, coalesce(sum(u.tokens_out), 0)::bigint AS tokens_out,
+           coalesce((SELECT array_agg(value ORDER BY value) FROM broken_down WHERE dimension = 2), '{}') AS models,
+           coalesce((SELECT json_object_agg(value, events::text) FROM broken_down WHERE dimension = 1 AND events > 0), '{}') AS refusals
+    FROM subject s CROSS JOIN span CROSS JOIN LATERAL (
+      SELECT sum(c.requests) AS requests, sum(c.succeeded) AS succeeded, sum(c.failed) AS failed, sum(c.refused) AS refused, sum(c.cost_micros) AS cost_micros,
+             sum(c.tokens_in) AS tokens_in, sum(c.tokens_out) AS tokens_out
+      FROM usage_counters c
+      WHERE c.slot = (SELECT slot FROM live) AND c.grain = span.grain AND c.organization = s.organization AND c.key = s.key
+        AND c.at >= span.from_at AND c.at < span.to_at) AS u`.execute(db);
+  const row = rows[0];
+  if (row === undefined) throw new Error('A sum without groups answered no row.');
+  return {
+    requests: row.requests,
+    succeeded: row.succeeded,
+    failed: row.failed,
+    refused: row.refused,
+    costMicros: row.cost_micros,
+    tokensIn: row.tokens_in,
+    tokensOut: row.tokens_out,
+    models: row.models,
+    refusals: Object.entries(row.refusals)
+      .map(([code, count]) => ({ code: codeOf(Number(code)), count: BigInt(count) }))
+      .toSorted((a, b) => (a.count === b.count ? a.code.localeCompare(b.code) : a.count > b.count ? -1 : 1)),
+  };
+}
+
+type PointRow = {
+  readonly at: Date;
+  readonly requests: bigint;
+  readonly failed: bigint;
+  readonly refused: bigint;
+  readonly cost_micros: bigint;
+  readonly tokens_in: bigint;
+  readonly tokens_out: bigint;
+};
+
+/**
+ * The usage of a subject in steps, oldest first, with zeros where nothing happened; the points sum up to {@link usageTotals} of the same period.
+ * Throws {@link UsagePeriodError}: above 10,000 points, and by MINUTE where the minutes are no longer kept.
+ */
+export async function usageSeries(db: Kysely<Tables>, subject: UsageSubject, period: Period, granularity: Granularity): Promise<readonly UsagePoint[]> {
+  const ranges = coverPeriod(period, granularity, new Date());
+  const points = seriesPoints(period, granularity);
+  const { rows } = await sql<PointRow>`
+    WITH live AS MATERIALIZED (${LIVE_SLOT}), subject AS MATERIALIZED (${subjectKeys(subject)}), span AS MATERIALIZED (${spans(ranges)})
+    SELECT u.at, sum(u.requests)::bigint AS requests, sum(u.failed)::bigint AS failed, sum(u.refused)::bigint AS refused,
+           sum(u.cost_micros)::bigint AS cost_micros, sum(u.tokens_in)::bigint AS tokens_in, sum(u.tokens_out)::bigint AS tokens_out
+    FROM subject s CROSS JOIN span CROSS JOIN LATERAL (
+      SELECT date_trunc(${granularity.toLowerCase()}, c.at, 'UTC') AS at, sum(c.requests) AS requests, sum(c.failed) AS failed, sum(c.refused) AS refused,
+             sum(c.cost_micros) AS cost_micros, sum(c.tokens_in) AS tokens_in, sum(c.tokens_out) AS tokens_out
+      FROM usage_counters c
+      WHERE c.slot = (SELECT slot FROM live) AND c.grain = span.grain AND c.organization = s.organization AND c.key = s.key
+        AND c.at >= span.from_at AND c.at < span.to_at
+      GROUP BY 1) AS u
+    GROUP BY u.at`.execute(db);
+  const found = new Map(rows.map((row) => [row.at.getTime(), row]));
+  return points.map((at) => {
+    const row = found.get(at.getTime());
+    return {
+      at,
+      requests: row?.requests ?? 0n,
+      failed: row?.failed ?? 0n,
+      refused: row?.refused ?? 0n,
+      costMicros: row?.cost_micros ?? 0n,
+      tokensIn: row?.tokens_in ?? 0n,
+      tokensOut: row?.tokens_out ?? 0n,
+    };
+  });
+}
+
+/** When keys were last used, by their numbers: let through by a verification, or reported as used. A key that never was is not in it. */
+export async function lastUsed(db: Kysely<Tables>, keyNumbers: readonly number[]): Promise<ReadonlyMap<number, Date>> {
+  if (keyNumbers.length === 0) return new Map();
+  const { rows } = await sql<{ key: number; last_used_at: Date }>`
+    SELECT key, last_used_at FROM key_last_used WHERE slot = (${LIVE_SLOT}) AND key = ANY(${[...keyNumbers]}::integer[])`.execute(db);
+  return new Map(rows.map((row) => [row.key, row.last_used_at]));
+}
+
+/** The position up to which totals, series and last-used have been folded. */
+export async function statisticsPosition(db: Kysely<Tables>): Promise<bigint> {
+  const row = await db.selectFrom('projections').select('position').where('name', '=', 'usage').where('state', '=', 'live').executeTakeFirst();
+  if (row === undefined) throw new Error("The projection 'usage' has no live slot: migration 0003 was changed.");
+  return row.position;
+}
+
+const LIVE_SLOT = sql`SELECT slot FROM projections WHERE name = 'usage' AND state = 'live'`;
+
+/** Key 0 stands for the whole organization. */
+function subjectKeys({ organizationId, keyNumber, category }: UsageSubject): RawBuilder<unknown> {
+  if (category === undefined) {
+    return sql`SELECT o.number AS organization, ${keyNumber ?? 0}::integer AS key FROM organizations o WHERE o.id = ${organizationId}::uuid`;
+  }
+  return sql`
+    SELECT o.number AS organization, k.number AS key FROM organizations o JOIN api_keys k ON k.organization_id = o.id
+    WHERE o.id = ${organizationId}::uuid AND k.category = ${category} AND (${keyNumber ?? null}::integer IS NULL OR k.number = ${keyNumber ?? null}::integer)`;
+}
+
+function spans(ranges: readonly GrainRange[]): RawBuilder<unknown> {
+  return sql`
+    SELECT grain, from_at, to_at
+    FROM unnest(${ranges.map((range) => GRAINS[range.granularity])}::smallint[], ${ranges.map((range) => range.from)}::timestamptz[],
+      ${ranges.map((range) => range.to)}::timestamptz[]) AS span (grain, from_at, to_at)`;
+}
