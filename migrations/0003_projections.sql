@@ -82,9 +82,6 @@ BEGIN
   END LOOP;
 END $$;
 
--- Finds what settled a request. About 20 bytes a settlement and none for other rows; a table of a projector's would take 64 and lag behind.
-CREATE INDEX usage_events_by_settled ON usage_events (settles) WHERE settles IS NOT NULL;
-
 GRANT SELECT, UPDATE ON projections TO keyledger_server;
 GRANT SELECT, INSERT, DELETE ON parked_events TO keyledger_server;
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON usage_counters, usage_breakdown, key_last_used,

@@ -153,7 +153,8 @@ $$;
 
 -- Decides a batch of verifications, consumes their limits and records them, in one transaction. Arrays run parallel, one element a request.
 -- p_callers_*: the distinct callers, by token or, where the edge has authenticated them, by organization; p_caller points into them.
--- Codes are those of src/domain/usage.ts; besides 100 caller unauthenticated, 101 caller forbidden, 102 the fast verifier was made with another pepper.
+-- Codes are those of src/domain/usage.ts; besides 100 caller unauthenticated, 101 caller forbidden, 102 the fast verifier was made with another pepper,
+-- 103 the request id belongs to reported usage.
 -- Order of checks: caller, key and secret, state, expiry, environment, address, origin, permissions, minute, tokens, total, daily, weekly, monthly.
 CREATE FUNCTION admit(
   p_caller_tokens bytea[], p_caller_organizations uuid[], p_verifying_roles text[], p_pepper_id text,
@@ -193,7 +194,7 @@ BEGIN
       k.quota_total, k.quota_daily, k.quota_weekly, k.quota_monthly, k.requests_per_minute, k.tokens_per_minute, v.pepper_id, v.argon2,
       CASE
         WHEN c.code <> 0 THEN c.code
-        WHEN q.position IS NOT NULL THEN 0
+        WHEN q.position IS NOT NULL THEN CASE WHEN q.answer IS NULL THEN 103 ELSE 0 END
         WHEN v.lookup_id IS NULL OR k.organization_id <> c.organization_id OR v.expires_at <= present THEN 1
         WHEN v.pepper_id <> p_pepper_id THEN 102
         -- Both sides are keyed MACs: what the time of this comparison tells about one says nothing about a secret.
@@ -214,19 +215,25 @@ BEGIN
     LEFT JOIN api_keys k ON k.id = v.key_id
   ),
   asking AS MATERIALIZED (
-    SELECT c.key, array_agg(c.ordinal ORDER BY c.ordinal) AS ordinals, array_agg(c.cost::bigint ORDER BY c.ordinal) AS costs, sum(c.cost) + (min(c.cost) = 0)::integer AS cost, w,
+    SELECT g.*, w,
       ARRAY[
-        min(c.requests_per_minute) - (w).minute_closed - (w).second_count,
+        g.requests_per_minute - w.minute_closed - w.second_count,
         -- Tokens are charged when usage is settled: here there only has to be any room at all, whatever the request costs.
-        CASE WHEN min(c.tokens_per_minute) - (w).token_closed - (w).token_count <= 0 THEN -1 END,
-        min(c.quota_total) - (w).total,
-        min(c.quota_daily) - (w).day_closed - (w).half_hour_count,
-        min(c.quota_weekly) - (w).week_closed - (w).quarter_count,
-        min(c.quota_monthly) - (w).month_closed - (w).quarter_count
+        CASE WHEN g.tokens_per_minute - w.token_closed - w.token_count <= 0 THEN -1 END,
+        g.quota_total - w.total,
+        g.quota_daily - w.day_closed - w.half_hour_count,
+        g.quota_weekly - w.week_closed - w.quarter_count,
+        g.quota_monthly - w.month_closed - w.quarter_count
       ] AS room
-    FROM checked c JOIN key_windows w ON w.key = c.key
-    WHERE c.code = 0 AND c.answered_position IS NULL
-    GROUP BY c.key, w
+    FROM (
+      SELECT c.key, array_agg(c.ordinal ORDER BY c.ordinal) AS ordinals, array_agg(c.cost::bigint ORDER BY c.ordinal) AS costs,
+        sum(c.cost) + (min(c.cost) = 0)::integer AS cost, min(c.requests_per_minute) AS requests_per_minute, min(c.tokens_per_minute) AS tokens_per_minute,
+        min(c.quota_total) AS quota_total, min(c.quota_daily) AS quota_daily, min(c.quota_weekly) AS quota_weekly, min(c.quota_monthly) AS quota_monthly
+      FROM checked c
+      WHERE c.code = 0 AND c.answered_position IS NULL
+      GROUP BY c.key
+    ) AS g
+    JOIN key_windows w ON w.key = g.key
   ),
   judged AS MATERIALIZED (
     SELECT a.key, a.room, a.w, j.ordinal, j.cost, j.rule, sum(CASE j.rule WHEN 0 THEN j.cost ELSE 0 END) OVER (PARTITION BY a.key ORDER BY j.ordinal) AS spent
@@ -249,8 +256,8 @@ BEGIN
   ),
   answers AS MATERIALIZED (
     SELECT c.*, j.rule, j.room, j.spent, j.w, (CASE WHEN j.rule IN (1, 2) THEN 11 WHEN j.rule > 2 THEN 10 ELSE c.code END)::smallint AS final,
-      row_number() OVER (PARTITION BY c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102) AND c.answered_position IS NULL AND c.cost > 0 ORDER BY c.ordinal) AS nth,
-      c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102) AND c.answered_position IS NULL AND c.cost > 0 AS recording
+      row_number() OVER (PARTITION BY c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102, 103) AND c.answered_position IS NULL AND c.cost > 0 ORDER BY c.ordinal) AS nth,
+      c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102, 103) AND c.answered_position IS NULL AND c.cost > 0 AS recording
     FROM checked c LEFT JOIN judged j ON j.ordinal = c.ordinal
   ),
   -- Evaluated after the windows are consumed: the log's lock is the last to be taken, and held for the shortest time.

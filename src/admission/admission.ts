@@ -36,7 +36,13 @@ export type VerifiedKey = {
   readonly outdatedSecret: boolean;
 };
 
+export type RefusedBy =
+  | { readonly quota: 'total' | 'daily' | 'weekly' | 'monthly'; readonly retryAfterSeconds: number | null }
+  | { readonly limit: 'key_minute' | 'key_tokens' | 'organization_second' | 'organization_minute'; readonly retryAfterSeconds: number | null };
+
+/** The answer, with what the caller may tell the end client. */
 export type VerifyAnswer = {
+  readonly kind: 'answer';
   readonly code: VerificationCode;
   /** Null for VALID. */
   readonly message: string | null;
@@ -49,6 +55,8 @@ export type VerifyAnswer = {
   readonly key: VerifiedKey | null;
   readonly rateLimit: { readonly limit: number; readonly remaining: number; readonly resetEpochSeconds: number } | null;
   readonly quotas: readonly { readonly window: 'TOTAL' | 'DAILY' | 'WEEKLY' | 'MONTHLY'; readonly limit: number; readonly remaining: number }[];
+  /** Which limit refused, and when a request of this cost could pass; null seconds where it never will by waiting. */
+  readonly refusedBy: RefusedBy | null;
   /** The id of the key that refused, for the owner's request log; null where the secret was not right. */
   readonly keyId: string | null;
 };
@@ -74,8 +82,8 @@ export type UsageOutcome =
   /** The whole batch is refused; nothing was recorded. */
   | { readonly kind: 'bad-item'; readonly index: number; readonly message: string };
 
-/** The token is unknown, expired, revoked, or lacks `keys:verify`. */
-export type CallerRefused = { readonly kind: 'unauthenticated' } | { readonly kind: 'forbidden' };
+/** The token is unknown, expired or revoked; or lacks `keys:verify`; or the request id belongs to usage that was reported without a verification. */
+export type CallerRefused = { readonly kind: 'unauthenticated' } | { readonly kind: 'forbidden' } | { readonly kind: 'request-id-taken' };
 
 /** The database could not be asked, or not in time: the answer is 503, never "valid". */
 export class AdmissionUnavailableError extends Error {

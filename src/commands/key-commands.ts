@@ -16,6 +16,7 @@ import { runCommand, type CommandContext, type Decision, type Outcome } from '..
 import { loadStream } from '../ledger/stream.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { writeKeyRow } from '../projections/key-row.ts';
+import { newWindowRows } from '../projections/window-rows.ts';
 import { requireKeyWrite, requirePermission } from './authorization.ts';
 import { parseInput } from './input.ts';
 import { createKeySchema, deleteKeySchema, keyIdSchema, regenerateKeySchema, updateKeySchema } from './key-input.ts';
@@ -192,7 +193,7 @@ function decided(facts: {
   const row = writeKeyRow(state, { organizationId, version: version + events.length, actorId, created, newSecret: minted !== undefined });
   return {
     streams: [{ organizationId, stream: streamOf.key(keyId), version, events }],
-    effects: [row, ...events.flatMap((event) => verifierEffects(keyId, event, minted))],
+    effects: [row, ...(created ? newWindowRows(state.number) : []), ...events.flatMap((event) => verifierEffects(keyId, event, minted))],
     result: { keyId },
     subjectId: keyId,
     ...(minted === undefined ? {} : { secret: minted.secret }),

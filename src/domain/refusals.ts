@@ -32,6 +32,23 @@ export const MUTATION_REFUSALS = {
 } as const;
 export type MutationRefusalCode = keyof typeof MUTATION_REFUSALS;
 
+/** Requests to our own HTTP that could not be answered, each `{ "error": { "code", "message" } }`. The sentence is the general one; the answer says what was wrong. */
+export const REQUEST_REFUSALS = {
+  BAD_USER_INPUT: { httpStatus: 400, message: 'The request is malformed' },
+  UNAUTHENTICATED: { httpStatus: 401, message: "This needs credentials: send 'Authorization: Bearer <access token>'" },
+  FORBIDDEN: { httpStatus: 403, message: 'The access token does not carry the permission that this needs' },
+  NOT_FOUND: { httpStatus: 404, message: 'There is nothing at this path' },
+  METHOD_NOT_ALLOWED: { httpStatus: 405, message: 'This path does not take this method' },
+  REQUEST_TIMEOUT: { httpStatus: 408, message: 'The request did not arrive in time' },
+  REQUEST_ID_TAKEN: { httpStatus: 409, message: 'Usage was reported under this request id without a verification; choose another one' },
+  PAYLOAD_TOO_LARGE: { httpStatus: 413, message: 'The body is too large' },
+  UNSUPPORTED_MEDIA_TYPE: { httpStatus: 415, message: 'The body has a type that this path does not take' },
+  HEADERS_TOO_LARGE: { httpStatus: 431, message: 'The headers of the request are too large' },
+  INTERNAL_SERVER_ERROR: { httpStatus: 500, message: 'Something went wrong here, not with your request' },
+  SERVICE_UNAVAILABLE: { httpStatus: 503, message: 'The database can not be reached; try again' },
+} as const;
+export type RequestRefusalCode = keyof typeof REQUEST_REFUSALS;
+
 export type Refusal = {
   readonly kind: 'refusal';
   readonly code: MutationRefusalCode;

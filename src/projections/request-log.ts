@@ -52,8 +52,8 @@ export async function requestLog(
     SELECT u.position, k.id AS key_id, coalesce(u.occurred_at, u.recorded_at) AS at, coalesce(u.endpoint, s.endpoint) AS endpoint, coalesce(s.status, u.status) AS status,
            coalesce(s.duration_ms, u.duration_ms) AS duration_ms, host(coalesce(u.ip, s.ip)) AS ip, u.credits + coalesce(s.credits, 0) AS credits, u.code, u.request_id
     FROM picked JOIN usage_events u USING (position) JOIN api_keys k ON k.number = u.key
-    LEFT JOIN LATERAL (
-      SELECT * FROM usage_events s WHERE s.settles = u.position AND s.position > u.position ORDER BY s.position LIMIT 1) AS s ON true
+    LEFT JOIN settlements ON settlements.request = u.position
+    LEFT JOIN usage_events s ON s.position = settlements.settled_by
     ORDER BY u.position DESC`.execute(db);
   return rows.map((row) => ({
     position: row.position,
@@ -69,7 +69,10 @@ export async function requestLog(
   }));
 }
 
-async function keysOf(db: Kysely<Tables>, { organizationId, keyNumber }: { readonly organizationId: string; readonly keyNumber?: number }): Promise<readonly number[]> {
+async function keysOf(
+  db: Kysely<Tables>,
+  { organizationId, keyNumber }: { readonly organizationId: string; readonly keyNumber?: number },
+): Promise<readonly number[]> {
   let query = db.selectFrom('api_keys').select('number').where('organization_id', '=', organizationId);
   if (keyNumber !== undefined) query = query.where('number', '=', keyNumber);
   return (await query.execute()).map((row) => row.number);

@@ -38,7 +38,9 @@ export function coverPeriod(period: Period, coarsest: Granularity, now: Date): r
   if (!(toMs > fromMs)) throw new UsagePeriodError("'to' must be later than 'from'");
   const finestAt = (ms: number): Granularity => (ms < now.getTime() - MINUTES_KEPT_MS ? 'HOUR' : 'MINUTE');
   if (coarsest === 'MINUTE' && finestAt(fromMs) !== 'MINUTE') {
-    throw new UsagePeriodError(`Usage by the minute is kept for ${MINUTES_KEPT_MS / DAY_MS} days; ask for a later period, or by HOUR or DAY`);
+    throw new UsagePeriodError(
+      `Usage by the minute is kept for ${MINUTES_KEPT_MS / DAY_MS} days; ask for a later period, or by HOUR or DAY`,
+    );
   }
   return cover(floorTo(fromMs, finestAt(fromMs)), ceilTo(toMs, finestAt(toMs)), coarsest);
 }
@@ -63,7 +65,9 @@ export function seriesPoints(period: Period, granularity: Granularity): readonly
   const endMs = ceilTo(period.to.getTime(), granularity);
   const count = (endMs - firstMs) / GRAIN_MS[granularity];
   if (count > MAX_SERIES_POINTS) {
-    throw new UsagePeriodError(`This period has ${count} points by ${granularity}, more than ${MAX_SERIES_POINTS}; ask for a shorter period or a coarser granularity`);
+    throw new UsagePeriodError(
+      `This period has ${count} points by ${granularity}, more than ${MAX_SERIES_POINTS}; ask for a shorter period or a coarser granularity`,
+    );
   }
   return Array.from({ length: count }, (_, index) => new Date(firstMs + index * GRAIN_MS[granularity]));
 }

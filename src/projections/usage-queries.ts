@@ -110,7 +110,12 @@ type PointRow = {
  * The usage of a subject in steps, oldest first, with zeros where nothing happened; the points sum up to {@link usageTotals} of the same period.
  * Throws {@link UsagePeriodError}: above 10,000 points, and by MINUTE where the minutes are no longer kept.
  */
-export async function usageSeries(db: Kysely<Tables>, subject: UsageSubject, period: Period, granularity: Granularity): Promise<readonly UsagePoint[]> {
+export async function usageSeries(
+  db: Kysely<Tables>,
+  subject: UsageSubject,
+  period: Period,
+  granularity: Granularity,
+): Promise<readonly UsagePoint[]> {
   const ranges = coverPeriod(period, granularity, new Date());
   const points = seriesPoints(period, granularity);
   const { rows } = await sql<PointRow>`
@@ -150,7 +155,12 @@ export async function lastUsed(db: Kysely<Tables>, keyNumbers: readonly number[]
 
 /** The position up to which totals, series and last-used have been folded. */
 export async function statisticsPosition(db: Kysely<Tables>): Promise<bigint> {
-  const row = await db.selectFrom('projections').select('position').where('name', '=', 'usage').where('state', '=', 'live').executeTakeFirst();
+  const row = await db
+    .selectFrom('projections')
+    .select('position')
+    .where('name', '=', 'usage')
+    .where('state', '=', 'live')
+    .executeTakeFirst();
   if (row === undefined) throw new Error("The projection 'usage' has no live slot: migration 0003 was changed.");
   return row.position;
 }

@@ -1,0 +1,44 @@
+import { z } from 'zod';
+
+import { positionOfRequestId } from '../domain/usage.ts';
+import type { VerifyRequest } from './admission.ts';
+import { ipText, objectFault, orNull, plainText, requestIdText } from './request-text.ts';
+
+const MAX_KEY_LENGTH = 512;
+const MAX_COST = 1_000_000;
+
+const permission = z
+  .string('give the names of permissions')
+  .regex(/^[A-Za-z0-9_.:*/-]{1,100}$/, "a permission is 1 to 100 of the characters A-Z a-z 0-9 _ . : * / -, such as 'read:experiences'");
+const costFault = `give a whole number from 0 to ${MAX_COST}; 0 asks without consuming`;
+const NONE: readonly string[] = [];
+
+const fields = {
+  key: z.string('give the key that the client presented, as text').max(MAX_KEY_LENGTH, `give at most ${MAX_KEY_LENGTH} characters`).describe('the key, as the end client presented it'),
+  permissions: z
+    .array(permission, 'give a list of permissions')
+    .max(100, 'give at most 100 permissions')
+    .nullish()
+    .transform((list) => list ?? NONE)
+    .describe('all of them are needed'),
+  cost: z
+    .int(costFault)
+    .min(0, costFault)
+    .max(MAX_COST, costFault)
+    .nullish()
+    .transform((cost) => cost ?? 1)
+    .describe('units to consume, 1 where it is left out; 0 asks without consuming'),
+  endpoint: orNull(plainText(256)).describe('method and path, for the request log'),
+  ip: orNull(ipText).describe("the end client's address"),
+  origin: orNull(plainText(512)).describe("the end client's Origin header"),
+  environment: orNull(z.enum(['live', 'test'], "give 'live' or 'test'")).describe('refuses keys of the other environment'),
+  requestId: orNull(requestIdText.refine((id) => positionOfRequestId(id) === null, "ids of the form 'req_<digits>' are given by the server; choose another form")).describe(
+    'a request id that was answered before gets that answer again and consumes nothing',
+  ),
+};
+
+/**
+ * The question of `POST /v1/verify` and of `verifyApiKey`. No message holds what was given: it may be a secret in the wrong place. One parse takes about a microsecond, as
+ * zod compiles the object.
+ */
+export const verifyInputSchema = z.strictObject(fields, objectFault('the question', Object.keys(fields))) satisfies z.ZodType<VerifyRequest>;

@@ -1,0 +1,161 @@
+import { keyStatus } from '../domain/api-key.ts';
+import type { KeyState, KeyStatus } from '../domain/api-key.ts';
+import { KEY_EVENT_SCHEMAS, streamOf, type KeySettings } from '../domain/event.ts';
+import { ABSENT_KEY, evolveKey } from '../domain/api-key.ts';
+import { parseEvent, type EventType } from '../domain/event.ts';
+import { loadStream } from '../ledger/stream.ts';
+import type { JsonValue } from '../lib/canonical-json.ts';
+import type { ActorRef } from './actor.ts';
+import { momentOf } from './as-of.ts';
+import type { Builder } from './builder.ts';
+import { actorOf } from './context.ts';
+import type { LimitWindow, QuotaWindow } from './dependencies.ts';
+import type { Enums } from './enums.ts';
+import { encodeGlobalId } from './global-id.ts';
+import { LIFECYCLE_TYPES, readEvents, type LedgerEventRefs } from './ledger-event.ts';
+import type { TypeRefs } from './type-refs.ts';
+import { readRequestLog, type UsageRefs } from './usage.ts';
+
+/** A key as it stood at a past moment. */
+type PastKey = { readonly state: Exclude<KeyState, { kind: 'absent' }>; readonly status: KeyStatus };
+
+const KEY_LIFE = LIFECYCLE_TYPES.filter((type): type is EventType & keyof typeof KEY_EVENT_SCHEMAS => Object.hasOwn(KEY_EVENT_SCHEMAS, type));
+
+export function addApiKey(builder: Builder, enums: Enums, types: TypeRefs, actor: ActorRef, events: LedgerEventRefs, usage: UsageRefs): void {
+  const profile = builder.objectRef<{ readonly id: string; readonly name: string }>('Profile').implement({
+    description: "A named bundle of settings that a gateway is handed with a key's verification.",
+    fields: (t) => ({ id: t.id({ resolve: ({ id }) => encodeGlobalId('Profile', id) }), name: t.exposeString('name') }),
+  });
+  const quota = builder.objectRef<QuotaWindow>('Quota').implement({
+    description: 'A cap on requests in a window. The numbers are whole, exact up to 2^53.',
+    fields: (t) => ({
+      window: t.field({ type: enums.quotaWindow, resolve: ({ window }) => window }),
+      limit: t.float({ resolve: ({ limit }) => Number(limit) }),
+      used: t.float({ resolve: ({ used }) => Number(used) }),
+      remaining: t.float({ resolve: ({ remaining }) => Number(remaining) }),
+      availableAt: t.field({ type: 'DateTime', nullable: true, description: 'When there is room again; null while there is.', resolve: ({ availableAt }) => availableAt }),
+    }),
+  });
+  const limit = builder.objectRef<LimitWindow>('RateLimit').implement({
+    description: 'A cap on requests or tokens in a short window. The numbers are whole, exact up to 2^53.',
+    fields: (t) => ({
+      unit: t.field({ type: enums.limitUnit, resolve: ({ unit }) => unit }),
+      windowSeconds: t.exposeInt('windowSeconds'),
+      limit: t.float({ resolve: (window) => Number(window.limit) }),
+      remaining: t.float({ resolve: ({ remaining }) => Number(remaining) }),
+    }),
+  });
+  const past = addPastKey(builder, enums);
+
+  types.apiKey.implement({
+    description: 'A key. Its secret was shown once and can not be read again.',
+    fields: (t) => ({
+      keyId: t.id({ description: "The plain UUID, as the data plane and the log's data have it.", resolve: (key) => key.id }),
+      name: t.exposeString('name'),
+      type: t.field({ type: enums.keyType, resolve: (key) => key.type }),
+      status: t.field({ type: enums.keyStatus, resolve: (key) => key.status }),
+      category: t.exposeString('category'),
+      masked: t.exposeString('masked', { description: 'Such as `sk_live_a1b2...wxyz`.' }),
+      permissions: t.stringList({ resolve: (key) => [...key.permissions] }),
+      createdAt: t.field({ type: 'DateTime', resolve: (key) => key.created_at }),
+      createdBy: t.field({ type: actor, resolve: (key) => ({ actorId: key.created_by, organizationId: key.organization_id }) }),
+      expiresAt: t.field({ type: 'DateTime', nullable: true, resolve: (key) => key.expires_at }),
+      lastUsedAt: t.field({
+        type: 'DateTime',
+        nullable: true,
+        description: 'When it was last let through, or reported as used.',
+        resolve: async (key, _args, context) => {
+          const folded = await context.lastUsed.load(key.number);
+          const seen = key.seenUsedAt ?? null;
+          return folded !== null && (seen === null || folded > seen) ? folded : seen;
+        },
+      }),
+      personal: t.boolean({ description: 'Belongs to one member; otherwise to the team.', resolve: (key) => key.owner_id !== null }),
+      owner: t.field({
+        type: types.member,
+        nullable: true,
+        description: 'The member whose personal key it is; null for team keys, and for members who have left.',
+        authScopes: { permission: 'members:read' },
+        resolve: (key) => (key.owner_id === null ? null : `${key.organization_id}:${key.owner_id}`),
+      }),
+      archived: t.exposeBoolean('archived'),
+      profile: t.field({ type: profile, nullable: true, resolve: () => null }),
+      metadata: t.field({ type: 'JSON', resolve: (key) => key.metadata }),
+      ipAllowlist: t.stringList({ description: 'CIDR ranges; empty: any address.', resolve: (key) => [...key.ip_allowlist] }),
+      allowedOrigins: t.stringList({ description: 'Empty: any origin.', resolve: (key) => [...key.allowed_origins] }),
+      rotateEveryDays: t.int({ nullable: true, resolve: (key) => key.rotate_every_days }),
+      quotas: t.field({ type: [quota], description: 'Those that are set.', resolve: async (key, _args, context) => [...(await context.windows.load(key.number)).quotas] }),
+      limits: t.field({ type: [limit], description: 'Those that are set.', resolve: async (key, _args, context) => [...(await context.windows.load(key.number)).limits] }),
+      usage: t.field({
+        type: usage.usage,
+        authScopes: { permission: 'usage:read' },
+        args: {
+          from: t.arg({ type: 'DateTime', required: true }),
+          to: t.arg({ type: 'DateTime', required: true, description: 'Exclusive.' }),
+          granularity: t.arg({ type: enums.granularity, defaultValue: 'HOUR', description: 'Of the series.' }),
+        },
+        resolve: (key, { from, to, granularity }) => ({
+          subject: { organizationId: key.organization_id, keyNumber: key.number },
+          from,
+          to,
+          granularity: granularity ?? 'HOUR',
+        }),
+      }),
+      requestLog: t.field({
+        type: usage.requestLogConnection,
+        description: 'Newest first.',
+        authScopes: { permission: 'usage:read' },
+        args: { first: t.arg.int(), after: t.arg.string() },
+        resolve: (key, args, context) => readRequestLog(context, key.number, args),
+      }),
+      asOf: t.field({
+        type: past,
+        nullable: true,
+        description: 'The key as it stood after a position or at a moment, folded from the log; null before its creation.',
+        authScopes: { permission: 'log:read' },
+        args: { position: t.arg({ type: 'Position' }), at: t.arg({ type: 'DateTime' }) },
+        resolve: async (key, args, context): Promise<PastKey | null> => {
+          const db = context.deps.database.kysely;
+          const { asOf, moment } = await momentOf(db, args);
+          const fold = { initial: ABSENT_KEY, parse: parseEvent.key, evolve: evolveKey };
+          const { state } = await loadStream(db, actorOf(context).organizationId, streamOf.key(key.id), fold, asOf);
+          return state.kind === 'absent' ? null : { state, status: keyStatus(state, moment) };
+        },
+      }),
+      events: t.field({
+        type: events.connection,
+        description: 'The life of the key, oldest first; its requests stand in `requestLog`.',
+        authScopes: { permission: 'log:read' },
+        args: { first: t.arg.int(), after: t.arg({ type: 'Position' }) },
+        resolve: (key, args, context) => readEvents(context, { streams: [streamOf.key(key.id)], types: KEY_LIFE }, args),
+      }),
+    }),
+  });
+}
+
+function addPastKey(builder: Builder, enums: Enums) {
+  const setting = <Name extends keyof KeySettings>(key: PastKey, name: Name): KeySettings[Name] => key.state.settings[name];
+  const capsOf = (key: PastKey): JsonValue => ({ ...setting(key, 'quotas'), ...setting(key, 'limits') });
+  return builder.objectRef<PastKey>('PastApiKey').implement({
+    description: 'A key as it stood at a past moment.',
+    fields: (t) => ({
+      keyId: t.id({ resolve: ({ state }) => state.keyId }),
+      name: t.string({ resolve: (key) => setting(key, 'name') }),
+      type: t.field({ type: enums.keyType, resolve: ({ state }) => state.type }),
+      status: t.field({ type: enums.keyStatus, resolve: ({ status }) => status }),
+      category: t.string({ resolve: (key) => setting(key, 'category') }),
+      masked: t.string({ resolve: ({ state }) => state.secret.masked }),
+      permissions: t.stringList({ resolve: (key) => [...setting(key, 'permissions')] }),
+      expiresAt: t.field({ type: 'DateTime', nullable: true, resolve: (key) => asDate(setting(key, 'expiresAt')) }),
+      metadata: t.field({ type: 'JSON', resolve: (key) => setting(key, 'metadata') }),
+      ipAllowlist: t.stringList({ resolve: (key) => [...setting(key, 'ipAllowlist')] }),
+      allowedOrigins: t.stringList({ resolve: (key) => [...setting(key, 'allowedOrigins')] }),
+      rotateEveryDays: t.int({ nullable: true, resolve: (key) => setting(key, 'rotateEveryDays') }),
+      caps: t.field({ type: 'JSON', description: 'Quotas and limits as `createApiKey` takes them; null is no cap.', resolve: capsOf }),
+    }),
+  });
+}
+
+function asDate(text: string | null): Date | null {
+  return text === null ? null : new Date(text);
+}

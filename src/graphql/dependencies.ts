@@ -1,0 +1,44 @@
+import type { Logger } from 'pino';
+
+import type { Admission } from '../admission/admission.ts';
+import type { KeyCommands } from '../commands/key-commands.ts';
+import type { OrganizationCommands } from '../commands/organization-commands.ts';
+import type { TokenCommands } from '../commands/token-commands.ts';
+import type { Authenticate } from '../identity/authenticate.ts';
+import type { Tail } from '../ledger/tail.ts';
+import type { Database } from '../postgres/pool.ts';
+import type { GraphqlLimits } from './limits.ts';
+
+export type QuotaWindow = {
+  readonly window: 'TOTAL' | 'DAILY' | 'WEEKLY' | 'MONTHLY';
+  readonly limit: bigint;
+  readonly used: bigint;
+  readonly remaining: bigint;
+  /** When there is room again; null while there is. */
+  readonly availableAt: Date | null;
+};
+export type LimitWindow = { readonly unit: 'REQUESTS' | 'TOKENS'; readonly windowSeconds: number; readonly limit: bigint; readonly remaining: bigint };
+/** What is left of a key's quotas and limits; only those that are set. */
+export type KeyWindows = { readonly quotas: readonly QuotaWindow[]; readonly limits: readonly LimitWindow[] };
+
+/** What GraphQL is built on. */
+export type GraphqlDependencies = {
+  readonly database: Database;
+  readonly keys: KeyCommands;
+  readonly organizations: OrganizationCommands;
+  readonly tokens: TokenCommands;
+  readonly admission: Admission;
+  /** What is left of the windows of keys, by their numbers. */
+  readonly windows: (keyNumbers: readonly number[]) => Promise<ReadonlyMap<number, KeyWindows>>;
+  readonly tail: Tail;
+  readonly authenticate: Authenticate;
+  readonly config: {
+    /** Origins that a browser may come from, beside the server's own; `*` for all. */
+    readonly allowedOrigins: readonly string[];
+    readonly maxBodyBytes: number;
+    readonly graphiql: boolean;
+    /** What differs from DEFAULT_LIMITS. */
+    readonly limits?: Partial<GraphqlLimits>;
+  };
+  readonly logger: Logger;
+};

@@ -1,0 +1,174 @@
+import { sql, type Kysely, type RawBuilder } from 'kysely';
+
+import { allows, type Actor } from '../domain/actor.ts';
+import type { KeyStatus } from '../domain/api-key.ts';
+import type { KeyType } from '../domain/key-format.ts';
+import type { JsonValue } from '../lib/canonical-json.ts';
+import type { Tables } from '../postgres/tables.ts';
+import { foldName } from '../projections/key-row.ts';
+import { badUserInput } from './client-error.ts';
+
+/** A key as lists and nodes show it; its status is that of the moment of reading, by the database's clock. */
+export type KeyRow = {
+  readonly id: string;
+  readonly number: number;
+  readonly organization_id: string;
+  readonly name: string;
+  readonly type: KeyType;
+  readonly status: KeyStatus;
+  readonly category: string;
+  readonly permissions: readonly string[];
+  readonly expires_at: Date | null;
+  readonly profile_id: string | null;
+  readonly metadata: JsonValue;
+  readonly ip_allowlist: readonly string[];
+  readonly allowed_origins: readonly string[];
+  readonly owner_id: string | null;
+  readonly archived: boolean;
+  readonly rotate_every_days: number | null;
+  readonly masked: string;
+  readonly created_at: Date;
+  readonly created_by: string;
+  /** A use that the caller was just told of, which statistics may not have folded yet. */
+  readonly seenUsedAt?: Date;
+};
+
+export type KeyFilter = {
+  readonly status?: KeyStatus | null | undefined;
+  readonly type?: KeyType | null | undefined;
+  readonly category?: string | null | undefined;
+  /** A member's uuid. */
+  readonly ownerId?: string | null | undefined;
+  readonly search?: string | null | undefined;
+  readonly unusedForDays?: number | null | undefined;
+  readonly includeDeleted?: boolean | null | undefined;
+};
+export type KeyOrder = { readonly field: 'CREATED_AT' | 'NAME' | 'LAST_USED_AT' | 'EXPIRES_AT'; readonly direction: 'ASC' | 'DESC' };
+
+const COLUMNS = sql`
+  k.id, k.number, k.organization_id, k.name, k.type, k.category, k.permissions, k.expires_at, k.profile_id, k.metadata, k.ip_allowlist::text[] AS ip_allowlist, k.allowed_origins,
+  k.owner_id, k.archived, k.rotate_every_days, k.masked, k.created_at, k.created_by,
+  CASE WHEN k.state = 'deleted' THEN 'DELETED' WHEN k.expires_at <= statement_timestamp() THEN 'EXPIRED' ELSE upper(k.state) END AS status`;
+
+/** Whether a caller sees every key of its organization, personal keys of others included. */
+export function seesAllKeys(actor: Actor): boolean {
+  return allows(actor, 'keys:write') || actor.role === 'AUDITOR';
+}
+
+/** The keys that a caller may see: of its own organization, and of personal keys only its own unless it manages keys or audits. */
+function visible(actor: Actor): RawBuilder<boolean> {
+  const own = sql<boolean>`k.organization_id = ${actor.organizationId}::uuid`;
+  if (seesAllKeys(actor)) return own;
+  const memberId = actor.kind === 'member' ? actor.memberId : null;
+  return sql<boolean>`${own} AND (k.owner_id IS NULL OR k.owner_id = ${memberId}::uuid)`;
+}
+
+/** Keys by their uuids, in that order; null for what the caller may not see or what is not there, which look alike. */
+export async function loadKeys(db: Kysely<Tables>, actor: Actor, ids: readonly string[]): Promise<readonly (KeyRow | null)[]> {
+  if (ids.length === 0) return [];
+  const { rows } = await sql<KeyRow>`SELECT ${COLUMNS} FROM api_keys k WHERE k.id = ANY(${[...ids]}::uuid[]) AND ${visible(actor)}`.execute(db);
+  const found = new Map(rows.map((row) => [row.id, row]));
+  return ids.map((id) => found.get(id) ?? null);
+}
+
+export type KeyPageRequest = { readonly filter: KeyFilter; readonly order: KeyOrder; readonly limit: number; readonly after: string | null };
+
+/** A key with the place it has in its list. */
+export type ListedKey = KeyRow & { readonly cursor: string };
+
+/**
+ * Keys in order from a cursor on. Keyset, not offset: each page costs the same, and keys that come or go in between shift nothing. The cursor holds the
+ * sorted value as the database's own text, since a Date would lose its microseconds.
+ */
+export async function listKeys(db: Kysely<Tables>, actor: Actor, { filter, order, limit, after }: KeyPageRequest): Promise<readonly ListedKey[]> {
+  const { value, type } = SORTED_BY[order.field];
+  const from = after === null ? null : parseCursor(after, order);
+  const compare = order.direction === 'ASC' ? sql`>` : sql`<`;
+  const beyond = from === null ? sql`true` : sql`(${value}, k.id) ${compare} (${from.value}::${type}, ${from.id}::uuid)`;
+  const direction = order.direction === 'ASC' ? sql`ASC` : sql`DESC`;
+  const { rows } = await sql<KeyRow & { readonly sorted: string }>`
+    SELECT ${COLUMNS}, (${value})::text AS sorted
+    FROM api_keys k ${joinLastUsed(filter, order)}
+    WHERE ${visible(actor)} AND ${matching(filter)} AND ${beyond}
+    ORDER BY ${value} ${direction}, k.id ${direction}
+    LIMIT ${limit}`.execute(db);
+  return rows.map(({ sorted, ...row }) => ({ ...row, cursor: formatCursor(order, sorted, row.id) }));
+}
+
+/** How many keys a filter admits. */
+export async function countKeys(db: Kysely<Tables>, actor: Actor, filter: KeyFilter): Promise<number> {
+  const { rows } = await sql<{ count: number }>`
+    SELECT count(*)::integer AS count FROM api_keys k ${joinLastUsed(filter, null)} WHERE ${visible(actor)} AND ${matching(filter)}`.execute(db);
+  return rows[0]?.count ?? 0;
+}
+
+const SORTED_BY: Readonly<Record<KeyOrder['field'], { readonly value: RawBuilder<unknown>; readonly type: RawBuilder<unknown> }>> = {
+  CREATED_AT: { value: sql`k.created_at`, type: sql`timestamptz` },
+  NAME: { value: sql`k.name_folded`, type: sql`text` },
+  EXPIRES_AT: { value: sql`coalesce(k.expires_at, 'infinity')`, type: sql`timestamptz` },
+  LAST_USED_AT: { value: sql`coalesce(u.last_used_at, '-infinity')`, type: sql`timestamptz` },
+};
+
+function joinLastUsed(filter: KeyFilter, order: KeyOrder | null): RawBuilder<unknown> {
+  if (order?.field !== 'LAST_USED_AT' && filter.unusedForDays == null) return sql``;
+  return sql`
+    LEFT JOIN key_last_used u ON u.key = k.number AND u.slot = (SELECT slot FROM projections WHERE name = 'usage' AND state = 'live')`;
+}
+
+function matching(filter: KeyFilter): RawBuilder<unknown> {
+  const conditions: RawBuilder<unknown>[] = [];
+  if (filter.includeDeleted !== true && filter.status !== 'DELETED') conditions.push(sql`k.state <> 'deleted'`);
+  if (filter.status != null) conditions.push(hasStatus(filter.status));
+  if (filter.type != null) conditions.push(sql`k.type = ${filter.type}`);
+  if (filter.category != null) conditions.push(sql`k.category = ${filter.category}`);
+  if (filter.ownerId != null) conditions.push(sql`k.owner_id = ${filter.ownerId}::uuid`);
+  if (filter.search != null) conditions.push(sql`k.name_folded LIKE ${`%${escapeLike(foldName(filter.search))}%`}`);
+  if (filter.unusedForDays != null) {
+    const days = filter.unusedForDays;
+    if (days < 0 || days > 36_500) throw badUserInput("'unusedForDays' takes 0 to 36500.");
+    conditions.push(sql`coalesce(u.last_used_at, k.created_at) < statement_timestamp() - make_interval(days => ${days}::integer)`);
+  }
+  return conditions.length === 0 ? sql`true` : sql.join(conditions, sql` AND `);
+}
+
+function hasStatus(status: KeyStatus): RawBuilder<unknown> {
+  const expired = sql`k.expires_at IS NOT NULL AND k.expires_at <= statement_timestamp()`;
+  switch (status) {
+    case 'DELETED':
+      return sql`k.state = 'deleted'`;
+    case 'EXPIRED':
+      return sql`k.state <> 'deleted' AND ${expired}`;
+    case 'ACTIVE':
+      return sql`k.state = 'active' AND NOT (${expired})`;
+    case 'INACTIVE':
+      return sql`k.state = 'inactive' AND NOT (${expired})`;
+  }
+  return status satisfies never;
+}
+
+function escapeLike(text: string): string {
+  return text.replaceAll(/[\\%_]/g, (character) => `\\${character}`);
+}
+
+function formatCursor({ field, direction }: KeyOrder, value: string, id: string): string {
+  return Buffer.from(JSON.stringify([field, direction, value, id])).toString('base64url');
+}
+
+const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const MOMENT = /^(?:-?infinity|\d{4,6}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,6})?[+-]\d\d(?::?\d\d){0,2})$/;
+
+/** A cursor is read with as much distrust as any input: it has to fit the order that it is used with. */
+function parseCursor(cursor: string, { field, direction }: KeyOrder): { readonly value: string; readonly id: string } {
+  let parsed: unknown = null;
+  try {
+    parsed = JSON.parse(Buffer.from(cursor, 'base64url').toString('utf8'));
+  } catch {
+    // refused below with the others
+  }
+  if (Array.isArray(parsed)) {
+    const [madeFor, going, value, id] = parsed as unknown[];
+    const fits = madeFor === field && going === direction && typeof value === 'string' && typeof id === 'string' && UUID.test(id);
+    if (fits && (field === 'NAME' ? !value.includes('\0') : MOMENT.test(value))) return { value, id };
+  }
+  throw badUserInput("'after' is no cursor of this list in this order.");
+}

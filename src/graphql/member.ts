@@ -1,0 +1,74 @@
+import type { Builder } from './builder.ts';
+import type { Enums } from './enums.ts';
+import { encodeGlobalId } from './global-id.ts';
+import { addMutation, type RefusalTypes } from './mutation-result.ts';
+import type { TypeRefs } from './type-refs.ts';
+
+export function addMember(builder: Builder, enums: Enums, types: TypeRefs, refusals: RefusalTypes): void {
+  types.member.implement({
+    description: 'A person in an organization. Name and address stand outside the log and are erased when the member leaves.',
+    fields: (t) => ({
+      memberId: t.id({ description: "The plain UUID, as in the log's data.", resolve: (member) => member.id }),
+      role: t.field({ type: enums.role, resolve: (member) => member.role }),
+      name: t.exposeString('name', { nullable: true }),
+      email: t.exposeString('email', { nullable: true }),
+      joinedAt: t.field({ type: 'DateTime', resolve: (member) => member.joined_at }),
+    }),
+  });
+
+  addMutation(builder, refusals, {
+    name: 'addMember',
+    description: 'Only an owner makes owners.',
+    permissions: ['members:write'],
+    input: (t) => ({
+      organizationId: t.id({ required: true }),
+      role: t.field({ type: enums.role, required: true }),
+      name: t.string(),
+      email: t.string(),
+      oidcSubject: t.string({ description: 'The `sub` by which the OIDC provider knows the person.' }),
+    }),
+    ids: { organizationId: 'Organization' },
+    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'ALREADY_MEMBER', 'IDEMPOTENCY_CONFLICT'],
+    payload: (t) => ({
+      position: t.field({ type: 'Position', resolve: (done) => done.position }),
+      member: t.field({
+        type: types.member,
+        nullable: true,
+        authScopes: { permission: 'members:read' },
+        resolve: ({ result }) => `${result.organizationId}:${result.memberId}`,
+      }),
+    }),
+    run: (actor, input, { deps }) => deps.organizations.addMember(actor, input),
+  });
+  addMutation(builder, refusals, {
+    name: 'changeMemberRole',
+    description: 'Ends what the member follows live. Only an owner makes or changes owners.',
+    permissions: ['members:write'],
+    input: (t) => ({ id: t.id({ required: true }), role: t.field({ type: enums.role, required: true }) }),
+    ids: { id: 'Member' },
+    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'LAST_OWNER', 'IDEMPOTENCY_CONFLICT'],
+    payload: (t) => ({
+      position: t.field({ type: 'Position', resolve: (done) => done.position }),
+      member: t.field({
+        type: types.member,
+        nullable: true,
+        authScopes: { permission: 'members:read' },
+        resolve: ({ result }) => `${result.organizationId}:${result.memberId}`,
+      }),
+    }),
+    run: (actor, input, { deps }) => deps.organizations.changeMemberRole(actor, input),
+  });
+  addMutation(builder, refusals, {
+    name: 'removeMember',
+    description: "The member's tokens stop at once, and what the member follows live ends. Name and address are erased.",
+    permissions: ['members:write'],
+    input: (t) => ({ id: t.id({ required: true }) }),
+    ids: { id: 'Member' },
+    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'LAST_OWNER', 'IDEMPOTENCY_CONFLICT'],
+    payload: (t) => ({
+      position: t.field({ type: 'Position', resolve: (done) => done.position }),
+      removedId: t.id({ resolve: ({ result }) => encodeGlobalId('Member', `${result.organizationId}:${result.memberId}`) }),
+    }),
+    run: (actor, input, { deps }) => deps.organizations.removeMember(actor, input),
+  });
+}

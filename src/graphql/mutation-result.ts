@@ -1,0 +1,115 @@
+import type { InputFieldMap, ObjectFieldsShape } from '@pothos/core';
+
+import { ForbiddenError } from '../commands/authorization.ts';
+import { allows, type Actor } from '../domain/actor.ts';
+import type { Permission } from '../domain/permissions.ts';
+import { isRefusal, MUTATION_REFUSALS, refusal, type MutationRefusalCode, type Refusal } from '../domain/refusals.ts';
+import type { Builder, SchemaTypes } from './builder.ts';
+import { actorOf, type GraphqlContext } from './context.ts';
+import type { Enums } from './enums.ts';
+import { idOf, splitMemberId, type IdType } from './global-id.ts';
+
+type Types = PothosSchemaTypes.ExtendDefaultTypes<SchemaTypes>;
+
+/** One object type for each code of the catalogue, which the unions of results are made of. */
+export type RefusalTypes = ReturnType<typeof addRefusalTypes>;
+
+export function addRefusalTypes(builder: Builder, enums: Enums) {
+  const userError = builder.interfaceRef<Refusal>('UserError').implement({
+    description: 'An expected failure of a mutation: nothing was changed.',
+    fields: (t) => ({
+      code: t.field({ type: enums.errorCode, resolve: (failure) => failure.code }),
+      message: t.exposeString('message', { description: 'Says what to do about it.' }),
+    }),
+  });
+  const typeOf = (code: MutationRefusalCode) =>
+    builder.objectRef<Refusal>(pascalCase(code)).implement({
+      description: `${MUTATION_REFUSALS[code]}.`,
+      interfaces: [userError],
+      fields: (t) => ({
+        field: t.string({ nullable: true, description: 'The path of the field in the input, such as `quotas.daily`.', resolve: (failure) => failure.field ?? null }),
+      }),
+    });
+  const types = Object.fromEntries((Object.keys(MUTATION_REFUSALS) as MutationRefusalCode[]).map((code) => [code, typeOf(code)]));
+  return types as Record<MutationRefusalCode, ReturnType<typeof typeOf>>;
+}
+
+export type MutationSpec<Result extends object> = {
+  /** Verb first, such as `createApiKey`. */
+  readonly name: string;
+  readonly description: string;
+  /** Any of them; what else is needed the command decides. Asked before the input is looked at. */
+  readonly permissions: readonly [Permission, ...Permission[]];
+  /** False for those that change nothing and so need no idempotency key. */
+  readonly idempotent?: false;
+  readonly input: (t: PothosSchemaTypes.InputFieldBuilder<Types, 'InputObject'>) => InputFieldMap;
+  /** Which fields of the input hold global ids, and of what. */
+  readonly ids?: Readonly<Record<string, IdType>>;
+  readonly refusals: readonly MutationRefusalCode[];
+  readonly payload: ObjectFieldsShape<Types, Result>;
+  /** The use case. The input's ids are plain ones here; everything else of it is still to be parsed. */
+  readonly run: (actor: Actor, input: Readonly<Record<string, unknown>>, context: GraphqlContext) => Promise<Result | Refusal>;
+};
+
+/** Adds a mutation that takes one `input` and answers `union <Name>Result = <Name>Payload | …`. */
+export function addMutation<Result extends object>(builder: Builder, refusals: RefusalTypes, spec: MutationSpec<Result>): void {
+  const title = spec.name.charAt(0).toUpperCase() + spec.name.slice(1);
+  const payload = builder.objectRef<Result>(`${title}Payload`).implement({ fields: spec.payload });
+  const input = builder.inputType(`${title}Input`, {
+    fields: (t): InputFieldMap => ({
+      ...spec.input(t),
+      ...(spec.idempotent === false
+        ? {}
+        : {
+            idempotencyKey: t.string({
+              description: 'A retry with the same key and input has no second effect and is answered as the first was; for an hour with its secret, too.',
+            }),
+          }),
+    }),
+  });
+  const result = builder.unionType(`${title}Result`, {
+    types: [payload, ...spec.refusals.map((code) => refusals[code])],
+    resolveType: (value) => (isRefusal(value) ? refusals[value.code] : payload),
+  });
+  builder.mutationField(spec.name, (t) =>
+    t.field({
+      description: spec.description,
+      type: result,
+      authScopes: (_root, _args, { actor }) => {
+        if (actor === null || spec.permissions.some((permission) => allows(actor, permission))) return actor !== null;
+        throw new ForbiddenError(spec.permissions[0]);
+      },
+      args: { input: t.arg({ type: input, required: true }) },
+      resolve: async (_root, args, context) => {
+        const decoded = decodeIds(args.input as Readonly<Record<string, unknown>>, spec.ids ?? {}, actorOf(context));
+        const outcome = isRefusal(decoded) ? decoded : await spec.run(actorOf(context), decoded, context);
+        if (isRefusal(outcome) && !spec.refusals.includes(outcome.code)) {
+          throw new Error(`${spec.name} refused with ${outcome.code}, which its result in src/graphql does not list.`, { cause: outcome });
+        }
+        return outcome as never;
+      },
+    }),
+  );
+}
+
+function decodeIds(input: Readonly<Record<string, unknown>>, ids: Readonly<Record<string, IdType>>, actor: Actor): Readonly<Record<string, unknown>> | Refusal {
+  const decoded: Record<string, unknown> = { ...input };
+  for (const [field, type] of Object.entries(ids)) {
+    const text = input[field];
+    if (typeof text !== 'string') continue;
+    const id = idOf(type, text);
+    if (id === null) return refusal('INVALID_INPUT', `'${field}' is no id of the type ${type}`, field);
+    if (type !== 'Member') {
+      decoded[field] = id;
+      continue;
+    }
+    const { organizationId, memberId } = splitMemberId(id);
+    if (organizationId !== actor.organizationId) return refusal('NOT_FOUND', 'There is no such member in your organization', field);
+    decoded[field] = memberId;
+  }
+  return decoded;
+}
+
+function pascalCase(code: string): string {
+  return code.toLowerCase().replaceAll(/(?:^|_)([a-z])/g, (_, letter: string) => letter.toUpperCase());
+}

@@ -1,0 +1,37 @@
+import type { Builder } from './builder.ts';
+import { encodeGlobalId } from './global-id.ts';
+import { addMutation, type RefusalTypes } from './mutation-result.ts';
+import { loadOwnOrganization, type TypeRefs } from './type-refs.ts';
+
+export function addOrganizationMutations(builder: Builder, types: TypeRefs, refusals: RefusalTypes): void {
+  addMutation(builder, refusals, {
+    name: 'createOrganization',
+    description: 'A further organization with its first owner. No role may do this: a token is given `organizations:create` by name.',
+    permissions: ['organizations:create'],
+    input: (t) => ({ name: t.string({ required: true }), ownerName: t.string(), ownerEmail: t.string() }),
+    refusals: ['INVALID_INPUT', 'IDEMPOTENCY_CONFLICT'],
+    payload: (t) => ({
+      position: t.field({ type: 'Position', resolve: (done) => done.position }),
+      organizationId: t.id({ description: 'Global id. You can not look into it: its owner can.', resolve: ({ result }) => encodeGlobalId('Organization', result.organizationId) }),
+      ownerId: t.id({
+        nullable: true,
+        description: 'Global id of its first member.',
+        resolve: ({ result }) => (result.memberId === null ? null : encodeGlobalId('Member', `${result.organizationId}:${result.memberId}`)),
+      }),
+    }),
+    run: (actor, input, { deps }) => deps.organizations.create(actor, input),
+  });
+  addMutation(builder, refusals, {
+    name: 'renameOrganization',
+    description: 'Changes the name alone; ids stay.',
+    permissions: ['organization:write'],
+    input: (t) => ({ organizationId: t.id({ required: true }), name: t.string({ required: true }) }),
+    ids: { organizationId: 'Organization' },
+    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
+    payload: (t) => ({
+      position: t.field({ type: 'Position', resolve: (done) => done.position }),
+      organization: t.field({ type: types.organization, resolve: (_done, _args, context) => loadOwnOrganization(context) }),
+    }),
+    run: (actor, input, { deps }) => deps.organizations.rename(actor, input),
+  });
+}

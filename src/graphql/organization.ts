@@ -1,0 +1,163 @@
+import { sql } from 'kysely';
+
+import { parseEvent, streamOf } from '../domain/event.ts';
+import { ABSENT_ORGANIZATION, evolveOrganization, type OrganizationState } from '../domain/organization.ts';
+import type { Role } from '../domain/permissions.ts';
+import { loadStream } from '../ledger/stream.ts';
+import { momentOf } from './as-of.ts';
+import type { Builder } from './builder.ts';
+import { badUserInput } from './client-error.ts';
+import { actorOf, type GraphqlContext } from './context.ts';
+import type { Enums } from './enums.ts';
+import { idOf } from './global-id.ts';
+import { addKeyList } from './key-list.ts';
+import { logFilterOf, readEvents, type LedgerEventRefs } from './ledger-event.ts';
+import { pageOf, pageSizeOf } from './paging.ts';
+import type { AccessTokenRow, MemberRow, TypeRefs } from './type-refs.ts';
+import { encodeGlobalId } from './global-id.ts';
+import { readRequestLog, type UsageRefs } from './usage.ts';
+
+type PastMember = { readonly organizationId: string; readonly memberId: string; readonly role: Role };
+type PastOrganization = Exclude<OrganizationState, { kind: 'absent' }>;
+
+export function addOrganization(builder: Builder, enums: Enums, types: TypeRefs, events: LedgerEventRefs, usage: UsageRefs): void {
+  const members = builder.connectionObject({ type: types.member, name: 'MemberConnection' });
+  const tokens = builder.connectionObject({ type: types.accessToken, name: 'AccessTokenConnection' });
+  const keys = addKeyList(builder, enums, types);
+  const past = addPastOrganization(builder, enums);
+
+  types.organization.implement({
+    description: 'Owns keys, members and tokens. Nothing of it can be reached from another.',
+    fields: (t) => ({
+      name: t.exposeString('name'),
+      plan: t.exposeString('plan'),
+      createdAt: t.field({ type: 'DateTime', resolve: (organization) => organization.created_at }),
+      members: t.field({
+        type: members,
+        authScopes: { permission: 'members:read' },
+        args: { first: t.arg.int(), after: t.arg.string() },
+        resolve: async (_organization, args, context) => {
+          const size = pageSizeOf(args.first);
+          const rows = await listMembers(context, afterUuid(args.after, 'Member'), size + 1);
+          return pageOf(rows, size, (member) => encodeGlobalId('Member', `${member.organization_id}:${member.id}`), args.after != null);
+        },
+      }),
+      accessTokens: t.field({
+        type: tokens,
+        authScopes: { permission: 'tokens:read' },
+        args: { first: t.arg.int(), after: t.arg.string() },
+        resolve: async (_organization, args, context) => {
+          const size = pageSizeOf(args.first);
+          const rows = await listTokens(context, afterUuid(args.after, 'AccessToken'), size + 1);
+          return pageOf(rows, size, (token) => encodeGlobalId('AccessToken', token.id), args.after != null);
+        },
+      }),
+      apiKeys: t.field({
+        type: keys.connection,
+        authScopes: { permission: 'keys:read' },
+        args: {
+          filter: t.arg({ type: keys.filter }),
+          orderBy: t.arg({ type: keys.order, description: 'By default the newest first.' }),
+          first: t.arg.int(),
+          after: t.arg.string(),
+        },
+        resolve: (_organization, args, context) => keys.read(context, args),
+      }),
+      ledgerEvents: t.field({
+        type: events.connection,
+        description: 'The log, oldest first. A cursor is a position.',
+        authScopes: { permission: 'log:read' },
+        args: { after: t.arg({ type: 'Position' }), filter: t.arg({ type: events.filter }), first: t.arg.int() },
+        resolve: (_organization, args, context) => readEvents(context, logFilterOf(args.filter), args),
+      }),
+      usage: t.field({
+        type: usage.usage,
+        description: 'Of all keys, or of those that are in a category now.',
+        authScopes: { permission: 'usage:read' },
+        args: {
+          from: t.arg({ type: 'DateTime', required: true }),
+          to: t.arg({ type: 'DateTime', required: true, description: 'Exclusive.' }),
+          granularity: t.arg({ type: enums.granularity, defaultValue: 'HOUR', description: 'Of the series.' }),
+          category: t.arg.string(),
+        },
+        resolve: ({ id }, { from, to, granularity, category }) => ({
+          subject: { organizationId: id, ...(category == null ? {} : { category }) },
+          from,
+          to,
+          granularity: granularity ?? 'HOUR',
+        }),
+      }),
+      requestLog: t.field({
+        type: usage.requestLogConnection,
+        description: 'Newest first, of the keys that you may see.',
+        authScopes: { permission: 'usage:read' },
+        args: { first: t.arg.int(), after: t.arg.string() },
+        resolve: (_organization, args, context) => readRequestLog(context, undefined, args),
+      }),
+      asOf: t.field({
+        type: past,
+        nullable: true,
+        description: 'As it stood after a position or at a moment, folded from the log; null before its creation.',
+        authScopes: { permission: 'log:read' },
+        args: { position: t.arg({ type: 'Position' }), at: t.arg({ type: 'DateTime' }) },
+        resolve: async ({ id }, args, context): Promise<PastOrganization | null> => {
+          const db = context.deps.database.kysely;
+          const { asOf } = await momentOf(db, args);
+          const fold = { initial: ABSENT_ORGANIZATION, parse: parseEvent.organization, evolve: evolveOrganization };
+          const { state } = await loadStream(db, id, streamOf.organization(id), fold, asOf);
+          return state.kind === 'absent' ? null : state;
+        },
+      }),
+    }),
+  });
+}
+
+function addPastOrganization(builder: Builder, enums: Enums) {
+  const member = builder.objectRef<PastMember>('PastMember').implement({
+    fields: (t) => ({
+      memberId: t.id({ description: 'Global id.', resolve: (past) => encodeGlobalId('Member', `${past.organizationId}:${past.memberId}`) }),
+      role: t.field({ type: enums.role, resolve: ({ role }) => role }),
+    }),
+  });
+  return builder.objectRef<PastOrganization>('PastOrganization').implement({
+    description: 'An organization as it stood at a past moment.',
+    fields: (t) => ({
+      name: t.exposeString('name'),
+      plan: t.exposeString('plan'),
+      members: t.field({
+        type: [member],
+        resolve: ({ organizationId, members }) => [...members].map(([memberId, role]) => ({ organizationId, memberId, role })),
+      }),
+    }),
+  });
+}
+
+const FIRST_UUID = '00000000-0000-0000-0000-000000000000';
+
+/** The uuid behind a cursor; ids are UUIDv7, so that their order is that of creation. */
+function afterUuid(cursor: string | null | undefined, type: 'Member' | 'AccessToken'): string {
+  if (cursor == null) return FIRST_UUID;
+  const id = idOf(type, cursor)?.split(':').at(-1);
+  if (id === undefined) throw badUserInput("'after' is no cursor of this list.");
+  return id;
+}
+
+async function listMembers(context: GraphqlContext, after: string, limit: number): Promise<readonly MemberRow[]> {
+  const { rows } = await sql<MemberRow>`
+    SELECT m.organization_id, m.id, m.role, m.joined_at, p.name, p.email
+    FROM members m LEFT JOIN people p ON p.organization_id = m.organization_id AND p.member_id = m.id
+    WHERE m.organization_id = ${actorOf(context).organizationId}::uuid AND m.removed_at IS NULL AND m.id > ${after}::uuid
+    ORDER BY m.id LIMIT ${limit}`.execute(context.deps.database.kysely);
+  return rows;
+}
+
+function listTokens(context: GraphqlContext, after: string, limit: number): Promise<AccessTokenRow[]> {
+  return context.deps.database.kysely
+    .selectFrom('access_tokens')
+    .select(['id', 'organization_id', 'name', 'member_id', 'permissions', 'issued_at', 'issued_by', 'expires_at', 'revoked_at'])
+    .where('organization_id', '=', actorOf(context).organizationId)
+    .where('id', '>', after)
+    .orderBy('id')
+    .limit(limit)
+    .execute();
+}

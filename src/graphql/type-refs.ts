@@ -1,0 +1,119 @@
+import { sql } from 'kysely';
+
+import { allows } from '../domain/actor.ts';
+import type { Permission } from '../domain/permissions.ts';
+import { ForbiddenError } from '../commands/authorization.ts';
+import { readLog, type LedgerEntry } from '../ledger/read.ts';
+import type { Builder } from './builder.ts';
+import { actorOf, type GraphqlContext } from './context.ts';
+import { splitMemberId } from './global-id.ts';
+import { loadKeys, type KeyRow } from './key-reading.ts';
+
+export type OrganizationRow = { readonly id: string; readonly name: string; readonly plan: string; readonly created_at: Date };
+export type MemberRow = {
+  readonly organization_id: string;
+  readonly id: string;
+  readonly role: 'OWNER' | 'ADMIN' | 'MEMBER' | 'AUDITOR';
+  readonly joined_at: Date;
+  readonly name: string | null;
+  readonly email: string | null;
+};
+export type AccessTokenRow = {
+  readonly id: string;
+  readonly organization_id: string;
+  readonly name: string;
+  readonly member_id: string | null;
+  readonly permissions: readonly string[] | null;
+  readonly issued_at: Date;
+  readonly issued_by: string;
+  readonly expires_at: Date | null;
+  readonly revoked_at: Date | null;
+};
+
+/** Every object type that others refer to; their fields stand in one file each. */
+export type TypeRefs = ReturnType<typeof createTypeRefs>;
+
+/**
+ * The types that can be loaded by id. Each loader asks for its permission first and looks into the caller's organization alone: `node` reaches every
+ * type, so nothing in front of it can be relied on.
+ */
+export function createTypeRefs(builder: Builder) {
+  return {
+    apiKey: builder.loadableNodeRef('ApiKey', {
+      id: { resolve: (key) => key.id },
+      load: (ids: string[], context): Promise<readonly (KeyRow | null)[]> => {
+        permitted(context, 'keys:read');
+        return loadKeys(context.deps.database.kysely, actorOf(context), ids);
+      },
+    }),
+    organization: builder.loadableNodeRef('Organization', {
+      id: { resolve: (organization) => organization.id },
+      load: async (ids: string[], context): Promise<readonly (OrganizationRow | null)[]> => {
+        permitted(context, 'organization:read');
+        const own = await loadOwnOrganization(context);
+        return ids.map((id) => (id === own.id ? own : null));
+      },
+    }),
+    member: builder.loadableNodeRef('Member', {
+      id: { resolve: (member) => `${member.organization_id}:${member.id}` },
+      load: async (ids: string[], context): Promise<readonly (MemberRow | null)[]> => {
+        permitted(context, 'members:read');
+        const { organizationId } = actorOf(context);
+        const wanted = ids.map(splitMemberId).map((id) => (id.organizationId === organizationId ? id.memberId : null));
+        const { rows } = await sql<MemberRow>`
+          SELECT m.organization_id, m.id, m.role, m.joined_at, p.name, p.email
+          FROM members m LEFT JOIN people p ON p.organization_id = m.organization_id AND p.member_id = m.id
+          WHERE m.organization_id = ${organizationId}::uuid AND m.removed_at IS NULL AND m.id = ANY(${wanted.filter((id) => id !== null)}::uuid[])`.execute(
+          context.deps.database.kysely,
+        );
+        return wanted.map((id) => rows.find((row) => row.id === id) ?? null);
+      },
+    }),
+    accessToken: builder.loadableNodeRef('AccessToken', {
+      id: { resolve: (token) => token.id },
+      load: async (ids: string[], context): Promise<readonly (AccessTokenRow | null)[]> => {
+        permitted(context, 'tokens:read');
+        return loadTokens(context, ids);
+      },
+    }),
+    ledgerEvent: builder.loadableNodeRef('LedgerEvent', {
+      id: { resolve: (entry) => entry.position.toString() },
+      load: (positions: string[], context): Promise<readonly (LedgerEntry | null)[]> => {
+        permitted(context, 'log:read');
+        const { organizationId } = actorOf(context);
+        return Promise.all(positions.map(BigInt).map((position) => entryAt(context, organizationId, position)));
+      },
+    }),
+  };
+}
+
+/** The caller's own organization, which every caller may know. */
+export async function loadOwnOrganization(context: GraphqlContext): Promise<OrganizationRow> {
+  const { organizationId } = actorOf(context);
+  return context.deps.database.kysely
+    .selectFrom('organizations')
+    .select(['id', 'name', 'plan', 'created_at'])
+    .where('id', '=', organizationId)
+    .executeTakeFirstOrThrow(() => new Error(`The organization ${organizationId} of an authenticated caller does not exist.`));
+}
+
+/** Access tokens by their ids, of the caller's organization; without what they are checked against. */
+export async function loadTokens(context: GraphqlContext, ids: readonly string[]): Promise<readonly (AccessTokenRow | null)[]> {
+  const rows = await context.deps.database.kysely
+    .selectFrom('access_tokens')
+    .select(['id', 'organization_id', 'name', 'member_id', 'permissions', 'issued_at', 'issued_by', 'expires_at', 'revoked_at'])
+    .where('organization_id', '=', actorOf(context).organizationId)
+    .where('id', '=', sql<string>`ANY(${[...ids]}::uuid[])`)
+    .execute();
+  return ids.map((id) => rows.find((row) => row.id === id) ?? null);
+}
+
+async function entryAt(context: GraphqlContext, organizationId: string, position: bigint): Promise<LedgerEntry | null> {
+  if (position === 0n) return null;
+  const [entry] = await readLog(context.deps.database.kysely, { organizationId }, { after: position - 1n, upTo: position, limit: 1 });
+  return entry ?? null;
+}
+
+function permitted(context: GraphqlContext, permission: Permission): void {
+  if (!allows(actorOf(context), permission)) throw new ForbiddenError(permission);
+}

@@ -1,0 +1,61 @@
+import { randomUUID } from 'node:crypto';
+
+import { AdmissionUnavailableError } from '../admission/admission.ts';
+import { ForbiddenError } from '../commands/authorization.ts';
+import { REQUEST_REFUSALS, type RequestRefusalCode } from '../domain/refusals.ts';
+import { isDatabaseUnavailable } from '../postgres/database-unavailable.ts';
+import type { Exchange } from './exchange.ts';
+
+const RETRY_AFTER_SECONDS = 1;
+
+/**
+ * Sends an answer whole and counts it. Every answer forbids caches to keep it, since almost all carry a decision or a state of the moment, and browsers to guess its type.
+ * Does nothing where the client is gone.
+ */
+export function answer({ response, route, startedMs, scope }: Exchange, status: number, body: string, headers?: Readonly<Record<string, string | number>>): void {
+  if (response.headersSent || response.destroyed) return;
+  response.writeHead(status, {
+    'content-type': 'application/json; charset=utf-8',
+    'content-length': Buffer.byteLength(body),
+    'cache-control': 'no-store',
+    'x-content-type-options': 'nosniff',
+    ...headers,
+  });
+  response.end(body);
+  scope.metrics.answered(route, status, performance.now() - startedMs);
+}
+
+/** What a refused request is told beside its code: `index` of the item at fault, `field` by its path. */
+export type RefusalPlace = { readonly index?: number; readonly field?: string };
+
+/** Refuses with a code of the catalogue; `detail` says what was wrong and what would be right. */
+export function refuse(exchange: Exchange, code: RequestRefusalCode, detail?: string, headers?: Readonly<Record<string, string | number>>, place?: RefusalPlace): void {
+  const { httpStatus, message } = REQUEST_REFUSALS[code];
+  answer(exchange, httpStatus, errorBody(code, detail ?? `${message}.`, place), { ...FIXED_HEADERS[code], ...headers });
+}
+
+export function errorBody(code: RequestRefusalCode, message: string, place: RefusalPlace = {}): string {
+  return JSON.stringify({ error: { code, message, ...place } });
+}
+
+const FIXED_HEADERS: { readonly [Code in RequestRefusalCode]?: Readonly<Record<string, string | number>> } = {
+  UNAUTHENTICATED: { 'www-authenticate': 'Bearer' },
+  SERVICE_UNAVAILABLE: { 'retry-after': RETRY_AFTER_SECONDS },
+};
+
+/** Answers what a route threw: a failure that was to be expected by its code, any other by 500 with an id under which the log has it. Never a stack or a statement. */
+export function refuseError(exchange: Exchange, error: unknown): void {
+  const { logger } = exchange.scope;
+  if (error instanceof ForbiddenError) return refuse(exchange, 'FORBIDDEN', error.message);
+  if (error instanceof AdmissionUnavailableError) {
+    logger.warn({ err: error, route: exchange.route }, 'the database could not be asked');
+    return refuse(exchange, 'SERVICE_UNAVAILABLE', error.message, { 'retry-after': error.retryAfterSeconds });
+  }
+  if (isDatabaseUnavailable(error)) {
+    logger.warn({ err: error, route: exchange.route }, 'the database could not be asked');
+    return refuse(exchange, 'SERVICE_UNAVAILABLE');
+  }
+  const errorId = randomUUID();
+  logger.error({ err: error, errorId, route: exchange.route }, 'a request failed');
+  refuse(exchange, 'INTERNAL_SERVER_ERROR', `${REQUEST_REFUSALS.INTERNAL_SERVER_ERROR.message}. The server's log has it under ${errorId}.`);
+}

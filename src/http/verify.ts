@@ -1,0 +1,112 @@
+import type { Admission, CallerRefused, VerifyAnswer, VerifyCaller, VerifyRequest } from '../admission/admission.ts';
+import { verifyInputSchema } from '../admission/verify-input.ts';
+import { allows } from '../domain/actor.ts';
+import { ForbiddenError } from '../commands/authorization.ts';
+import { parseInput } from '../commands/input.ts';
+import { accessTokenHash, looksLikeJwt } from '../identity/access-token.ts';
+import { bearerToken, type Authenticate } from '../identity/authenticate.ts';
+import { answer, refuse, refuseError } from './answer.ts';
+import { authenticated } from './authenticated.ts';
+import type { Exchange, Route } from './exchange.ts';
+import { bodyType, JSON_TYPE, REFUSED } from './media-type.ts';
+import { readBody } from './read-body.ts';
+import type { DataPlaneMetrics } from './metrics.ts';
+
+export const MAX_VERIFY_BODY_BYTES = 64 * 1024;
+const JSON_ONLY = [JSON_TYPE];
+
+/**
+ * `POST /v1/verify`. An access token is checked by the statement that decides, so a verification is one round trip to the database; a JWT is checked before.
+ */
+export function verifyRoute({ admission, authenticate, metrics }: { readonly admission: Admission; readonly authenticate: Authenticate; readonly metrics: DataPlaneMetrics }): Route {
+  function receive(exchange: Exchange, token: string, body: Buffer): void {
+    const request = parseQuestion(exchange, body);
+    if (request === null) return;
+    const decided = looksLikeJwt(token) ? verifyForActor(exchange, request) : admission.verify({ kind: 'token', tokenHash: accessTokenHash(token) }, request);
+    decided.then(
+      (verdict) => {
+        if (verdict !== null) tell(exchange, verdict);
+      },
+      (error: unknown) => {
+        refuseError(exchange, error);
+      },
+    );
+  }
+
+  async function verifyForActor(exchange: Exchange, request: VerifyRequest): Promise<VerifyAnswer | CallerRefused | null> {
+    const actor = await authenticated(exchange, authenticate);
+    if (actor === null) return null;
+    if (!allows(actor, 'keys:verify')) throw new ForbiddenError('keys:verify');
+    const caller: VerifyCaller = { kind: 'organization', organizationId: actor.organizationId };
+    return admission.verify(caller, request);
+  }
+
+  function tell(exchange: Exchange, verdict: VerifyAnswer | CallerRefused): void {
+    switch (verdict.kind) {
+      case 'answer':
+        metrics.verified(verdict.code);
+        return answer(exchange, 200, JSON.stringify(verifyAnswerBody(verdict)));
+      case 'unauthenticated':
+        return refuse(exchange, 'UNAUTHENTICATED', 'The access token is unknown, expired or revoked.');
+      case 'forbidden':
+        return refuse(exchange, 'FORBIDDEN', new ForbiddenError('keys:verify').message);
+      case 'request-id-taken':
+        return refuse(exchange, 'REQUEST_ID_TAKEN');
+      default:
+        return verdict satisfies never;
+    }
+  }
+
+  return {
+    method: 'POST',
+    path: '/v1/verify',
+    name: 'verify',
+    handle(exchange) {
+      const token = bearerToken(exchange.request.headers.authorization);
+      if (token === undefined) return refuse(exchange, 'UNAUTHENTICATED');
+      if (bodyType(exchange, JSON_ONLY) === REFUSED) return;
+      readBody(exchange, MAX_VERIFY_BODY_BYTES, (body) => {
+        try {
+          receive(exchange, token, body);
+        } catch (error) {
+          refuseError(exchange, error);
+        }
+      });
+    },
+  };
+}
+
+/** Null where the body is malformed; then it was answered. */
+function parseQuestion(exchange: Exchange, body: Buffer): VerifyRequest | null {
+  let given: unknown;
+  try {
+    given = JSON.parse(body.toString());
+  } catch {
+    // The parser's own message quotes the body, which may hold a key.
+    refuse(exchange, 'BAD_USER_INPUT', `The body is no JSON; send an object such as {"key":"sk_live_…"}.`);
+    return null;
+  }
+  const parsed = verifyInputSchema.safeParse(given);
+  if (parsed.success) return parsed.data;
+  const { refusal } = parseInput(verifyInputSchema, given) as { readonly refusal: { readonly message: string; readonly field?: string } };
+  refuse(exchange, 'BAD_USER_INPUT', refusal.message, undefined, refusal.field === undefined ? {} : { field: refusal.field });
+  return null;
+}
+
+/** The body of an answer as API consumers see it: positions as text, moments as ISO 8601, and what refused only where something did. */
+export function verifyAnswerBody(verdict: VerifyAnswer) {
+  const { code, message, requestId, position, key, rateLimit, quotas, refusedBy } = verdict;
+  const body = {
+    valid: code === 'VALID',
+    code,
+    message,
+    requestId,
+    position: position === null ? null : position.toString(),
+    key: key === null ? null : { ...key, expiresAt: key.expiresAt === null ? null : key.expiresAt.toISOString() },
+    rateLimit: rateLimit === null ? null : { limit: rateLimit.limit, remaining: rateLimit.remaining, reset: rateLimit.resetEpochSeconds },
+    quotas,
+  };
+  if (refusedBy === null) return body;
+  const rule = 'quota' in refusedBy ? { quota: refusedBy.quota } : { limit: refusedBy.limit };
+  return { ...body, ...rule, retryAfter: refusedBy.retryAfterSeconds };
+}

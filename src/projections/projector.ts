@@ -1,0 +1,122 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+
+import { headPosition } from '../ledger/append.ts';
+import type { Database } from '../postgres/pool.ts';
+import { checkpointOf, createFolder, type ParkedEvent, type Projection } from './projection.ts';
+
+const FIRST_RETRY_MS = 100;
+const LONGEST_RETRY_MS = 10_000;
+
+/** How far a projection is behind the log, as this server last saw it. */
+export type ProjectionProgress = {
+  readonly name: string;
+  /** Null until it was looked at for the first time. */
+  readonly position: bigint | null;
+  readonly head: bigint | null;
+  readonly checkedAt: Date | null;
+};
+
+export type Projector = {
+  /** The log has grown, or may have. */
+  wake(): void;
+  progress(): readonly ProjectionProgress[];
+  /** Resolves when the page under way is folded. */
+  stop(): Promise<void>;
+};
+
+export type ProjectorOptions = {
+  readonly database: Database;
+  readonly projections: readonly Projection[];
+  /** How often to look without having been woken. */
+  readonly pollMs: number;
+  /**
+   * At the head, the least time between two folds: under load each fold then takes many events, and the counters that all of them touch are written
+   * once for all. Statistics lag by so much.
+   */
+  readonly pauseMs?: number;
+  readonly onError: (error: Error, projection: string) => void;
+  /** An event could not be applied and was set aside: statistics go on without it. Called by the server that parked it, once. */
+  readonly onPoisoned: (event: ParkedEvent, projection: string) => void;
+};
+
+/**
+ * Follows the log for each projection. Any number of servers run one: the checkpoint's row lock lets one fold at a time, and where it is taken the
+ * others leave that page to it.
+ */
+export function createProjector(options: ProjectorOptions): Projector {
+  const closing = new AbortController();
+  const followers = options.projections.map((projection) => follow(projection, options, closing.signal));
+  return {
+    wake() {
+      for (const follower of followers) follower.wake();
+    },
+    progress: () => followers.map((follower) => follower.progress()),
+    async stop() {
+      closing.abort();
+      await Promise.all(followers.map((follower) => follower.ended));
+    },
+  };
+}
+
+type Follower = { wake(): void; progress(): ProjectionProgress; readonly ended: Promise<void> };
+
+function follow(projection: Projection, options: ProjectorOptions, signal: AbortSignal): Follower {
+  const { database, pollMs, pauseMs = 100, onError, onPoisoned } = options;
+  const { name } = projection;
+  const foldNext = createFolder(projection, 'live');
+  let woken = Promise.withResolvers<void>();
+  let seen: ProjectionProgress = { name, position: null, head: null, checkedAt: null };
+
+  /** True where there is more to fold at once. */
+  async function foldOnce(): Promise<boolean> {
+    const folded = await foldNext(database.kysely);
+    if (folded === null) {
+      // Another server is at it; what is told here is how far it has come.
+      const [position, head] = await Promise.all([checkpointOf(database.kysely, name, 'live'), headPosition(database.kysely)]);
+      seen = { name, position, head, checkedAt: new Date() };
+      return false;
+    }
+    seen = { name, position: folded.position, head: folded.head, checkedAt: new Date() };
+    for (const event of folded.parked) onPoisoned(event, name);
+    return folded.position < folded.head;
+  }
+
+  async function keepFolding(): Promise<void> {
+    let retryMs = FIRST_RETRY_MS;
+    while (!signal.aborted) {
+      const wake = woken.promise;
+      try {
+        const more = await foldOnce();
+        retryMs = FIRST_RETRY_MS;
+        if (more) continue;
+      } catch (error) {
+        if (signal.aborted) return;
+        onError(error as Error, name);
+        await pause(retryMs * (0.5 + Math.random() / 2), signal);
+        retryMs = Math.min(LONGEST_RETRY_MS, retryMs * 2);
+        continue;
+      }
+      await pause(pauseMs, signal);
+      await wokenOrLate(wake);
+      woken = Promise.withResolvers();
+    }
+  }
+
+  async function wokenOrLate(wake: Promise<void>): Promise<void> {
+    const timer = new AbortController();
+    await Promise.race([wake, pause(pollMs, AbortSignal.any([signal, timer.signal]))]);
+    timer.abort();
+  }
+
+  return {
+    wake: () => {
+      woken.resolve();
+    },
+    progress: () => seen,
+    ended: keepFolding(),
+  };
+}
+
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  await sleep(ms, undefined, { signal }).catch(() => undefined);
+}
