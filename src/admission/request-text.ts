@@ -28,10 +28,10 @@ export function orNull<Schema extends z.ZodType>(schema: Schema) {
 }
 
 /** What a strict object says about a field that it doesn't know, and about a value that is no object. */
-export function objectFault(what: string, known: readonly string[]) {
-  return (issue: { readonly code?: string; readonly keys?: unknown }): string => {
-    if (issue.code !== 'unrecognized_keys' || !Array.isArray(issue.keys)) return `give ${what} as a JSON object`;
-    const names = issue.keys.slice(0, 5).map((key) => JSON.stringify(String(key).slice(0, 64)));
+export function objectFault(what: string, known: readonly string[]): z.core.$ZodErrorMap<z.core.$ZodIssueInvalidType<unknown> | z.core.$ZodIssueUnrecognizedKeys> {
+  return (issue) => {
+    if (issue.code !== 'unrecognized_keys') return `give ${what} as a JSON object`;
+    const names = issue.keys.slice(0, 5).map((key) => JSON.stringify(key.slice(0, 64)));
     return `${names.join(', ')} ${names.length === 1 ? 'is no field' : 'are no fields'} of ${what}; it takes ${known.join(', ')}`;
   };
 }

@@ -34,9 +34,8 @@ const amount = orNull(
 /** One item of `POST /v1/usage` and of `recordUsage`; `clock` gives the present, which `at` is held against. */
 export function createUsageItemSchema(clock: () => Date) {
   const moment = z
-    .union([z.date(), z.iso.datetime({ offset: true })], momentFault)
+    .preprocess((value) => (value instanceof Date && !Number.isNaN(value.getTime()) ? value.toISOString() : value), z.iso.datetime({ offset: true, error: momentFault }))
     .transform((value) => new Date(value))
-    .refine((at) => !Number.isNaN(at.getTime()), momentFault)
     .refine((at) => at.getTime() - clock().getTime() <= MAX_AHEAD_MS, 'it lies more than 5 minutes ahead: set the clock of the reporting machine')
     .refine((at) => clock().getTime() - at.getTime() <= MAX_AGE_MS, 'it is more than 30 days ago, which is too old to be recorded');
   const fields = {
@@ -53,7 +52,7 @@ export function createUsageItemSchema(clock: () => Date) {
     tokensOut: amount,
     model: orNull(plainText(128)),
   };
-  return z.strictObject(fields, objectFault('an item', Object.keys(fields))) satisfies z.ZodType<UsageItem>;
+  return z.strictObject(fields, { error: objectFault('an item', Object.keys(fields)) }) satisfies z.ZodType<UsageItem>;
 }
 
 export type UsageItemSchema = ReturnType<typeof createUsageItemSchema>;

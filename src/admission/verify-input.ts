@@ -41,4 +41,4 @@ const fields = {
  * The question of `POST /v1/verify` and of `verifyApiKey`. No message holds what was given: it may be a secret in the wrong place. One parse takes about a microsecond, as
  * zod compiles the object.
  */
-export const verifyInputSchema = z.strictObject(fields, objectFault('the question', Object.keys(fields))) satisfies z.ZodType<VerifyRequest>;
+export const verifyInputSchema = z.strictObject(fields, { error: objectFault('the question', Object.keys(fields)) }) satisfies z.ZodType<VerifyRequest>;

@@ -1,8 +1,12 @@
+import type { TokenResult } from '../commands/token-commands.ts';
+import type { Done } from '../ledger/run-command.ts';
 import type { ActorRef } from './actor.ts';
 import type { Builder } from './builder.ts';
 import { encodeGlobalId } from './global-id.ts';
 import { addMutation, type RefusalTypes } from './mutation-result.ts';
 import { loadTokens, type TypeRefs } from './type-refs.ts';
+
+type TokenDone = Done<TokenResult>;
 
 export function addAccessToken(builder: Builder, types: TypeRefs, actor: ActorRef, refusals: RefusalTypes): void {
   types.accessToken.implement({
@@ -25,7 +29,7 @@ export function addAccessToken(builder: Builder, types: TypeRefs, actor: ActorRe
     }),
   });
 
-  addMutation(builder, refusals, {
+  addMutation<TokenDone>(builder, refusals, {
     name: 'createAccessToken',
     description: 'With `memberId` it acts as that member, without as a service, which then needs `permissions`. Nobody hands out more than they hold.',
     permissions: ['tokens:write'],
@@ -49,7 +53,7 @@ export function addAccessToken(builder: Builder, types: TypeRefs, actor: ActorRe
     }),
     run: (caller, input, { deps }) => deps.tokens.create(caller, input),
   });
-  addMutation(builder, refusals, {
+  addMutation<TokenDone>(builder, refusals, {
     name: 'revokeAccessToken',
     description: 'Takes effect at once; what is followed live with it ends.',
     permissions: ['tokens:write'],

@@ -51,7 +51,7 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
   });
   const id = (t: InputFields) => ({ id: t.id({ required: true }) });
 
-  addMutation(builder, refusals, {
+  addMutation<KeyDone>(builder, refusals, {
     name: 'createApiKey',
     description: 'Only who manages keys creates team keys; members create personal ones.',
     permissions: WRITERS,
@@ -67,7 +67,7 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
     payload: withSecret,
     run: (actor, input, { deps }) => deps.keys.create(actor, input),
   });
-  addMutation(builder, refusals, {
+  addMutation<KeyDone>(builder, refusals, {
     name: 'updateApiKey',
     description: 'What is left out stays; null clears `expiresAt`, `profileId` and `rotateEveryDays`; `quotas` and `limits` are replaced whole.',
     permissions: WRITERS,
@@ -77,7 +77,7 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
     payload: changed,
     run: (actor, input, { deps }) => deps.keys.update(actor, input),
   });
-  addMutation(builder, refusals, {
+  addMutation<KeyDone>(builder, refusals, {
     name: 'deactivateApiKey',
     description: 'No verification that starts after the answer passes, on any server.',
     permissions: WRITERS,
@@ -87,7 +87,7 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
     payload: changed,
     run: (actor, input, { deps }) => deps.keys.deactivate(actor, input),
   });
-  addMutation(builder, refusals, {
+  addMutation<KeyDone>(builder, refusals, {
     name: 'activateApiKey',
     description: 'Lets a deactivated key pass again.',
     permissions: WRITERS,
@@ -97,7 +97,7 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
     payload: changed,
     run: (actor, input, { deps }) => deps.keys.activate(actor, input),
   });
-  addMutation(builder, refusals, {
+  addMutation<KeyDone>(builder, refusals, {
     name: 'regenerateApiKey',
     description: 'A new secret for the same key. The old one stops at once, or at `overlapUntil`.',
     permissions: WRITERS,
@@ -107,7 +107,7 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
     payload: withSecret,
     run: (actor, input, { deps }) => deps.keys.regenerate(actor, input),
   });
-  addMutation(builder, refusals, {
+  addMutation<KeyDone>(builder, refusals, {
     name: 'deleteApiKey',
     description: 'Permanent. Its name becomes free; its history stays readable.',
     permissions: WRITERS,

@@ -1,15 +1,12 @@
-import { keyStatus } from '../domain/api-key.ts';
-import type { KeyState, KeyStatus } from '../domain/api-key.ts';
-import { KEY_EVENT_SCHEMAS, streamOf, type KeySettings } from '../domain/event.ts';
-import { ABSENT_KEY, evolveKey } from '../domain/api-key.ts';
-import { parseEvent, type EventType } from '../domain/event.ts';
+import type { LimitWindow, QuotaWindow } from '../admission/read-windows.ts';
+import { ABSENT_KEY, evolveKey, keyStatus, type KeyState, type KeyStatus } from '../domain/api-key.ts';
+import { KEY_EVENT_SCHEMAS, parseEvent, streamOf, type EventType, type KeySettings } from '../domain/event.ts';
 import { loadStream } from '../ledger/stream.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { ActorRef } from './actor.ts';
 import { momentOf } from './as-of.ts';
 import type { Builder } from './builder.ts';
 import { actorOf } from './context.ts';
-import type { LimitWindow, QuotaWindow } from './dependencies.ts';
 import type { Enums } from './enums.ts';
 import { encodeGlobalId } from './global-id.ts';
 import { LIFECYCLE_TYPES, readEvents, type LedgerEventRefs } from './ledger-event.ts';

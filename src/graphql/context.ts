@@ -1,9 +1,10 @@
 import DataLoader from 'dataloader';
 
 import type { Actor } from '../domain/actor.ts';
+import { readWindows, type KeyWindows } from '../admission/read-windows.ts';
 import { lastUsed } from '../projections/usage-queries.ts';
 import { unauthenticated } from './client-error.ts';
-import type { GraphqlDependencies, KeyWindows } from './dependencies.ts';
+import type { GraphqlDependencies } from './dependencies.ts';
 import type { GraphqlLimits } from './limits.ts';
 
 /** Ends what a caller follows: revoked, expired, disconnected, or the server stops. A GraphQLError as the reason is told to the caller. */
@@ -42,7 +43,7 @@ export function createContext(caller: Caller): GraphqlContext {
       return numbers.map((number) => found.get(number) ?? null);
     }),
     windows: new DataLoader(async (numbers) => {
-      const found = await deps.windows(numbers);
+      const found = await readWindows(deps.database.kysely, numbers);
       return numbers.map((number) => found.get(number) ?? NO_WINDOWS);
     }),
   };

@@ -9,18 +9,6 @@ import type { Tail } from '../ledger/tail.ts';
 import type { Database } from '../postgres/pool.ts';
 import type { GraphqlLimits } from './limits.ts';
 
-export type QuotaWindow = {
-  readonly window: 'TOTAL' | 'DAILY' | 'WEEKLY' | 'MONTHLY';
-  readonly limit: bigint;
-  readonly used: bigint;
-  readonly remaining: bigint;
-  /** When there is room again; null while there is. */
-  readonly availableAt: Date | null;
-};
-export type LimitWindow = { readonly unit: 'REQUESTS' | 'TOKENS'; readonly windowSeconds: number; readonly limit: bigint; readonly remaining: bigint };
-/** What is left of a key's quotas and limits; only those that are set. */
-export type KeyWindows = { readonly quotas: readonly QuotaWindow[]; readonly limits: readonly LimitWindow[] };
-
 /** What GraphQL is built on. */
 export type GraphqlDependencies = {
   readonly database: Database;
@@ -28,8 +16,6 @@ export type GraphqlDependencies = {
   readonly organizations: OrganizationCommands;
   readonly tokens: TokenCommands;
   readonly admission: Admission;
-  /** What is left of the windows of keys, by their numbers. */
-  readonly windows: (keyNumbers: readonly number[]) => Promise<ReadonlyMap<number, KeyWindows>>;
   readonly tail: Tail;
   readonly authenticate: Authenticate;
   readonly config: {

@@ -1,8 +1,12 @@
+import type { OrganizationResult } from '../commands/organization-commands.ts';
+import type { Done } from '../ledger/run-command.ts';
 import type { Builder } from './builder.ts';
 import type { Enums } from './enums.ts';
 import { encodeGlobalId } from './global-id.ts';
 import { addMutation, type RefusalTypes } from './mutation-result.ts';
 import type { TypeRefs } from './type-refs.ts';
+
+type MemberDone = Done<OrganizationResult>;
 
 export function addMember(builder: Builder, enums: Enums, types: TypeRefs, refusals: RefusalTypes): void {
   types.member.implement({
@@ -16,7 +20,7 @@ export function addMember(builder: Builder, enums: Enums, types: TypeRefs, refus
     }),
   });
 
-  addMutation(builder, refusals, {
+  addMutation<MemberDone>(builder, refusals, {
     name: 'addMember',
     description: 'Only an owner makes owners.',
     permissions: ['members:write'],
@@ -40,7 +44,7 @@ export function addMember(builder: Builder, enums: Enums, types: TypeRefs, refus
     }),
     run: (actor, input, { deps }) => deps.organizations.addMember(actor, input),
   });
-  addMutation(builder, refusals, {
+  addMutation<MemberDone>(builder, refusals, {
     name: 'changeMemberRole',
     description: 'Ends what the member follows live. Only an owner makes or changes owners.',
     permissions: ['members:write'],
@@ -58,7 +62,7 @@ export function addMember(builder: Builder, enums: Enums, types: TypeRefs, refus
     }),
     run: (actor, input, { deps }) => deps.organizations.changeMemberRole(actor, input),
   });
-  addMutation(builder, refusals, {
+  addMutation<MemberDone>(builder, refusals, {
     name: 'removeMember',
     description: "The member's tokens stop at once, and what the member follows live ends. Name and address are erased.",
     permissions: ['members:write'],

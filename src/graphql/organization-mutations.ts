@@ -1,10 +1,14 @@
+import type { OrganizationResult } from '../commands/organization-commands.ts';
+import type { Done } from '../ledger/run-command.ts';
 import type { Builder } from './builder.ts';
 import { encodeGlobalId } from './global-id.ts';
 import { addMutation, type RefusalTypes } from './mutation-result.ts';
 import { loadOwnOrganization, type TypeRefs } from './type-refs.ts';
 
+type OrganizationDone = Done<OrganizationResult>;
+
 export function addOrganizationMutations(builder: Builder, types: TypeRefs, refusals: RefusalTypes): void {
-  addMutation(builder, refusals, {
+  addMutation<OrganizationDone>(builder, refusals, {
     name: 'createOrganization',
     description: 'A further organization with its first owner. No role may do this: a token is given `organizations:create` by name.',
     permissions: ['organizations:create'],
@@ -21,7 +25,7 @@ export function addOrganizationMutations(builder: Builder, types: TypeRefs, refu
     }),
     run: (actor, input, { deps }) => deps.organizations.create(actor, input),
   });
-  addMutation(builder, refusals, {
+  addMutation<OrganizationDone>(builder, refusals, {
     name: 'renameOrganization',
     description: 'Changes the name alone; ids stay.',
     permissions: ['organization:write'],

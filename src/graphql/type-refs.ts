@@ -39,14 +39,14 @@ export type TypeRefs = ReturnType<typeof createTypeRefs>;
  */
 export function createTypeRefs(builder: Builder) {
   return {
-    apiKey: builder.loadableNodeRef('ApiKey', {
+    apiKey: builder.loadableNodeRef<KeyRow | null, string, string, string, KeyRow>('ApiKey', {
       id: { resolve: (key) => key.id },
       load: (ids: string[], context): Promise<readonly (KeyRow | null)[]> => {
         permitted(context, 'keys:read');
         return loadKeys(context.deps.database.kysely, actorOf(context), ids);
       },
     }),
-    organization: builder.loadableNodeRef('Organization', {
+    organization: builder.loadableNodeRef<OrganizationRow | null, string, string, string, OrganizationRow>('Organization', {
       id: { resolve: (organization) => organization.id },
       load: async (ids: string[], context): Promise<readonly (OrganizationRow | null)[]> => {
         permitted(context, 'organization:read');
@@ -54,7 +54,7 @@ export function createTypeRefs(builder: Builder) {
         return ids.map((id) => (id === own.id ? own : null));
       },
     }),
-    member: builder.loadableNodeRef('Member', {
+    member: builder.loadableNodeRef<MemberRow | null, string, string, string, MemberRow>('Member', {
       id: { resolve: (member) => `${member.organization_id}:${member.id}` },
       load: async (ids: string[], context): Promise<readonly (MemberRow | null)[]> => {
         permitted(context, 'members:read');
@@ -69,14 +69,14 @@ export function createTypeRefs(builder: Builder) {
         return wanted.map((id) => rows.find((row) => row.id === id) ?? null);
       },
     }),
-    accessToken: builder.loadableNodeRef('AccessToken', {
+    accessToken: builder.loadableNodeRef<AccessTokenRow | null, string, string, string, AccessTokenRow>('AccessToken', {
       id: { resolve: (token) => token.id },
       load: async (ids: string[], context): Promise<readonly (AccessTokenRow | null)[]> => {
         permitted(context, 'tokens:read');
         return loadTokens(context, ids);
       },
     }),
-    ledgerEvent: builder.loadableNodeRef('LedgerEvent', {
+    ledgerEvent: builder.loadableNodeRef<LedgerEntry | null, string, string, string, LedgerEntry>('LedgerEvent', {
       id: { resolve: (entry) => entry.position.toString() },
       load: (positions: string[], context): Promise<readonly (LedgerEntry | null)[]> => {
         permitted(context, 'log:read');

@@ -2,7 +2,7 @@ import type { Admission, CallerRefused, VerifyAnswer, VerifyCaller, VerifyReques
 import { verifyInputSchema } from '../admission/verify-input.ts';
 import { allows } from '../domain/actor.ts';
 import { ForbiddenError } from '../commands/authorization.ts';
-import { parseInput } from '../commands/input.ts';
+import { describeFaults } from '../commands/input.ts';
 import { accessTokenHash, looksLikeJwt } from '../identity/access-token.ts';
 import { bearerToken, type Authenticate } from '../identity/authenticate.ts';
 import { answer, refuse, refuseError } from './answer.ts';
@@ -88,8 +88,8 @@ function parseQuestion(exchange: Exchange, body: Buffer): VerifyRequest | null {
   }
   const parsed = verifyInputSchema.safeParse(given);
   if (parsed.success) return parsed.data;
-  const { refusal } = parseInput(verifyInputSchema, given) as { readonly refusal: { readonly message: string; readonly field?: string } };
-  refuse(exchange, 'BAD_USER_INPUT', refusal.message, undefined, refusal.field === undefined ? {} : { field: refusal.field });
+  const { message, field } = describeFaults(parsed.error);
+  refuse(exchange, 'BAD_USER_INPUT', `${message}.`, undefined, field === undefined ? {} : { field });
   return null;
 }
 

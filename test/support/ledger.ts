@@ -8,7 +8,7 @@ import type { Actor } from '../../src/domain/actor.ts';
 import { permissionsOf, type Role } from '../../src/domain/permissions.ts';
 import { createArgon2Verifiers } from '../../src/identity/argon2-verifier.ts';
 import { createPeppers, type Peppers } from '../../src/identity/pepper.ts';
-import { sealingKey, type SealingKeys } from '../../src/ledger/idempotency.ts';
+import { sealingKeysOf } from '../../src/identity/sealing-keys.ts';
 import type { Done, Outcome } from '../../src/ledger/run-command.ts';
 import { clientConfig } from '../../src/postgres/client-config.ts';
 import { openDatabase } from '../../src/postgres/pool.ts';
@@ -18,8 +18,15 @@ import { createTestDatabase, type TestDatabase } from './database.ts';
 /** The product without its network: one server's worth of parts on a database of their own. */
 export type TestLedger = Awaited<ReturnType<typeof openTestLedger>>;
 
+/** What a second server shares with the first. */
+type Shared = {
+  readonly testDatabase: TestDatabase;
+  readonly peppers: Peppers;
+  readonly organization: { readonly id: string; readonly owner: Actor & { readonly kind: 'member' } };
+};
+
 /** Opens a ledger with one organization and its owner. `on`: another server on the database of an earlier one. */
-export async function openTestLedger(options: { readonly on?: TestLedger; readonly peppers?: Peppers; readonly keyOperationsPerHour?: number | null } = {}) {
+export async function openTestLedger(options: { readonly on?: Shared; readonly peppers?: Peppers; readonly keyOperationsPerHour?: number | null } = {}) {
   const testDatabase: TestDatabase = options.on?.testDatabase ?? (await createTestDatabase());
   const errors: Error[] = [];
   const onError = (error: Error): void => void errors.push(error);
@@ -73,17 +80,6 @@ export async function openTestLedger(options: { readonly on?: TestLedger; readon
 }
 
 const ASKING: Omit<VerifyRequest, 'key'> = { permissions: [], cost: 1, endpoint: null, ip: null, origin: null, environment: null, requestId: null };
-
-/** The same rule as the composition root's: sealing keys come from the peppers. */
-export function sealingKeysOf(peppers: Peppers): SealingKeys {
-  return {
-    current: sealingKey(peppers.current.id, peppers.current.key),
-    get: (id) => {
-      const pepper = peppers.get(id);
-      return pepper === undefined ? undefined : sealingKey(pepper.id, pepper.key);
-    },
-  };
-}
 
 /** A member as authentication would make it. */
 export function member(organizationId: string, memberId: string, role: Role): Actor & { readonly kind: 'member' } {

@@ -1,9 +1,12 @@
+import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { access, constants, mkdtemp, rm, statfs } from 'node:fs/promises';
 import { request } from 'node:http';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+
+import type { ContainerRuntimeClient } from 'testcontainers';
 
 import { Secret } from '../../src/lib/secret.ts';
 import { startEmbeddedPostgres } from '../../src/postgres/embedded.ts';
@@ -20,6 +23,8 @@ export type TestPostgres = {
 const SECOND = 1_000;
 const ENGINE_ANSWERS_MS = 5 * SECOND;
 const PULL_MS = 90 * SECOND;
+const CONTAINER_STARTS_MS = 60 * SECOND;
+const RUN_LABEL = 'keyledger.test-run';
 const NEEDED_TMPFS_BYTES = 2 * 1024 ** 3;
 
 /** The Postgres of a test run: the one of TEST_DATABASE_URL, else a container, else the embedded one. */
@@ -41,11 +46,13 @@ export async function startTestPostgres(env: NodeJS.ProcessEnv): Promise<TestPos
 async function startContainer(env: NodeJS.ProcessEnv): Promise<TestPostgres | { readonly why: string }> {
   if (!(await mayHaveEngine(env))) return { why: 'no container engine answers here' };
   const image = env['TEST_POSTGRES_IMAGE'] ?? 'postgres:18-alpine';
-  // Ryuk would be a second image to fetch; the run removes its container itself.
+  // Ryuk would be a second image to fetch; the run removes its container itself. Only kill -9 leaves one, whose label says what it was.
   env['TESTCONTAINERS_RYUK_DISABLED'] ??= 'true';
   const { getContainerRuntimeClient, ImageName } = await import('testcontainers');
+  const run = randomUUID();
+  let engine: ContainerRuntimeClient | undefined;
   try {
-    const engine = await within(ENGINE_ANSWERS_MS, getContainerRuntimeClient(), 'the container engine does not answer');
+    engine = await within(ENGINE_ANSWERS_MS, getContainerRuntimeClient(), 'the container engine does not answer');
     const name = ImageName.fromString(image);
     if (!(await within(ENGINE_ANSWERS_MS, engine.image.exists(name), 'the container engine does not answer'))) {
       await within(PULL_MS, engine.image.pull(name), `${image} could not be pulled in ${PULL_MS / SECOND} s`);
@@ -54,6 +61,8 @@ async function startContainer(env: NodeJS.ProcessEnv): Promise<TestPostgres | { 
     const started = await new PostgreSqlContainer(image)
       .withTmpFs({ '/var/lib/postgresql': 'rw' })
       .withCommand(['postgres', '-c', 'max_connections=200'])
+      .withLabels({ [RUN_LABEL]: run })
+      .withStartupTimeout(CONTAINER_STARTS_MS)
       .start();
     return {
       kind: 'container',
@@ -64,7 +73,10 @@ async function startContainer(env: NodeJS.ProcessEnv): Promise<TestPostgres | { 
       },
     };
   } catch (error) {
-    return { why: error instanceof Error ? error.message : String(error) };
+    // Testcontainers leaves behind one that ended before its port was there.
+    const left = await engine?.container.fetchByLabel(RUN_LABEL, run).catch(() => undefined);
+    await left?.remove({ force: true, v: true });
+    return { why: `${image}: ${error instanceof Error ? error.message : String(error)}` };
   }
 }
 

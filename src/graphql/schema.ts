@@ -1,0 +1,44 @@
+import type { GraphQLSchema } from 'graphql';
+
+import { addAccessToken } from './access-token.ts';
+import { addActor } from './actor.ts';
+import { addApiKeyMutations } from './api-key-mutations.ts';
+import { addApiKey } from './api-key.ts';
+import { createBuilder } from './builder.ts';
+import { addEnums } from './enums.ts';
+import { addKeyStreams } from './key-streams.ts';
+import { addLedgerEvent } from './ledger-event.ts';
+import { addMember } from './member.ts';
+import { addRefusalTypes } from './mutation-result.ts';
+import { addOrganizationMutations } from './organization-mutations.ts';
+import { addOrganization } from './organization.ts';
+import { addScalars } from './scalars.ts';
+import { createTypeRefs } from './type-refs.ts';
+import { addUsage } from './usage.ts';
+import { addVerification } from './verification.ts';
+import { addViewer } from './viewer.ts';
+
+/** The schema of `/graphql`, of which schema/schema.graphql is the printed form. It holds no state: everything comes with the context. */
+export function buildSchema(): GraphQLSchema {
+  const builder = createBuilder();
+  builder.queryType();
+  builder.mutationType();
+  builder.subscriptionType();
+  addScalars(builder);
+  const enums = addEnums(builder);
+  const types = createTypeRefs(builder);
+  const refusals = addRefusalTypes(builder, enums);
+  const actor = addActor(builder, enums, types);
+  const events = addLedgerEvent(builder, enums, types);
+  const usage = addUsage(builder, enums, types);
+  addViewer(builder, enums, types);
+  addApiKey(builder, enums, types, actor, events, usage);
+  addApiKeyMutations(builder, enums, types, refusals);
+  addKeyStreams(builder, enums, types);
+  addOrganization(builder, enums, types, events, usage);
+  addOrganizationMutations(builder, types, refusals);
+  addMember(builder, enums, types, refusals);
+  addAccessToken(builder, types, actor, refusals);
+  addVerification(builder, enums, refusals);
+  return builder.toSchema();
+}

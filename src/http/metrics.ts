@@ -1,0 +1,124 @@
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+
+import type { VerificationCode } from '../domain/refusals.ts';
+
+const DATABASE_DEADLINE_MS = 1000;
+/** Seconds. A verification takes one to ten milliseconds, a large report up to seconds. */
+const DURATION_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
+
+/** What the gauges read when they are scraped. */
+export type MetricSources = {
+  readonly pool: { readonly totalCount: number; readonly idleCount: number; readonly waitingCount: number };
+  /** Of the verifications' batches. */
+  readonly admission: { queued(): number; inFlight(): number; connected(): boolean };
+  /** Positions in the log; asked of the database. */
+  readonly positions: () => Promise<{ readonly head: bigint; readonly projectors: readonly { readonly name: string; readonly position: bigint }[] }>;
+  readonly subscriptions: () => number;
+};
+
+export type HttpMetrics = {
+  answered(route: string, status: number, durationMs: number): void;
+};
+export type DataPlaneMetrics = {
+  verified(code: VerificationCode): void;
+  usageRecorded(accepted: number, duplicates: number): void;
+};
+export type Metrics = HttpMetrics &
+  DataPlaneMetrics & {
+    /** Prometheus text format 0.0.4. Without the positions where the database doesn't tell them within a second. */
+    text(): Promise<string>;
+    readonly contentType: string;
+  };
+
+/** The metrics of one server in a registry of its own. No label holds a tenant, a key or anything that a client chose. */
+export function createMetrics(sources: MetricSources): Metrics {
+  const registry = new Registry();
+  const registers = [registry];
+  collectDefaultMetrics({ register: registry });
+  const requests = new Counter({ name: 'keyledger_http_requests_total', help: 'Answered HTTP requests', labelNames: ['route', 'status'], registers });
+  const durations = new Histogram({ name: 'keyledger_http_request_duration_seconds', help: 'From the head of a request to its answer', labelNames: ['route'], buckets: DURATION_BUCKETS, registers });
+  const verifications = new Counter({ name: 'keyledger_verifications_total', help: 'Answers of POST /v1/verify', labelNames: ['code'], registers });
+  const usage = new Counter({ name: 'keyledger_usage_items_total', help: 'Items of POST /v1/usage', labelNames: ['outcome'], registers });
+  registerProcessGauges(registry, sources);
+  const readPositions = registerPositionGauges(registry, sources);
+
+  const routes = new Map<string, { readonly duration: Histogram.Internal<'route'>; readonly statuses: Map<number, Counter.Internal> }>();
+  const codes = new Map<VerificationCode, Counter.Internal>();
+  const accepted = usage.labels('accepted');
+  const repeated = usage.labels('duplicate');
+  let reading: Promise<void> | undefined;
+
+  // The children are kept, since to find one by its labels costs more than to count.
+  return {
+    answered(route, status, durationMs) {
+      let ofRoute = routes.get(route);
+      if (ofRoute === undefined) routes.set(route, (ofRoute = { duration: durations.labels(route), statuses: new Map() }));
+      let ofStatus = ofRoute.statuses.get(status);
+      if (ofStatus === undefined) ofRoute.statuses.set(status, (ofStatus = requests.labels(route, String(status))));
+      ofStatus.inc();
+      ofRoute.duration.observe(durationMs / 1000);
+    },
+    verified(code) {
+      let ofCode = codes.get(code);
+      if (ofCode === undefined) codes.set(code, (ofCode = verifications.labels(code)));
+      ofCode.inc();
+    },
+    usageRecorded(recorded, duplicates) {
+      accepted.inc(recorded);
+      repeated.inc(duplicates);
+    },
+    async text() {
+      // Scrapes that come together, or while the database hangs, share one question to it.
+      reading ??= readPositions().finally(() => (reading = undefined));
+      await Promise.race([reading, deadline()]);
+      return registry.metrics();
+    },
+    contentType: registry.contentType,
+  };
+}
+
+function deadline(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, DATABASE_DEADLINE_MS).unref());
+}
+
+function registerProcessGauges(registry: Registry, { pool, admission, subscriptions }: MetricSources): void {
+  const registers = [registry];
+  const gauge = (name: string, help: string, read: () => number) =>
+    new Gauge({
+      name,
+      help,
+      registers,
+      collect() {
+        this.set(read());
+      },
+    });
+  gauge('keyledger_pool_connections', 'Open connections of the pool', () => pool.totalCount);
+  gauge('keyledger_pool_idle_connections', 'Connections of the pool that nobody uses', () => pool.idleCount);
+  gauge('keyledger_pool_waiting', 'Requests that wait for a connection of the pool', () => pool.waitingCount);
+  gauge('keyledger_verify_queued', 'Verifications that wait for the next batch', () => admission.queued());
+  gauge('keyledger_verify_batches_in_flight', 'Batches of verifications at the database', () => admission.inFlight());
+  gauge('keyledger_verify_connected', '1 while the connection of the verifications is open', () => (admission.connected() ? 1 : 0));
+  gauge('keyledger_subscriptions', 'Open GraphQL subscriptions', subscriptions);
+}
+
+/** Positions are read before a scrape and not in it, so that a database that hangs costs the scrape nothing but these. */
+function registerPositionGauges(registry: Registry, { positions }: MetricSources): () => Promise<void> {
+  const registers = [registry];
+  const head = new Gauge({ name: 'keyledger_log_head_position', help: 'Position of the newest event', registers });
+  const projectors = new Gauge({ name: 'keyledger_projector_position', help: 'Up to where a projector has folded the log', labelNames: ['projector'], registers });
+  const up = new Gauge({ name: 'keyledger_database_up', help: '1 where the database answered the last question about positions', registers });
+  return async () => {
+    up.set(0);
+    head.reset();
+    projectors.reset();
+    try {
+      const found = await positions();
+      // Exact up to 2^53 events, which is further than any log gets.
+      head.set(Number(found.head));
+      for (const { name, position } of found.projectors) projectors.set({ projector: name }, Number(position));
+      up.set(1);
+    } catch {
+      // keyledger_database_up says it
+    }
+  };
+}

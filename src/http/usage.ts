@@ -1,0 +1,86 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+
+import type { Admission, UsageItem } from '../admission/admission.ts';
+import { createUsageItemSchema, MAX_USAGE_ITEMS } from '../admission/usage-input.ts';
+import { ForbiddenError } from '../commands/authorization.ts';
+import { describeFaults } from '../commands/input.ts';
+import { allows } from '../domain/actor.ts';
+import type { Authenticate } from '../identity/authenticate.ts';
+import { answer, refuse, refuseError } from './answer.ts';
+import { authenticated } from './authenticated.ts';
+import type { Exchange, Route } from './exchange.ts';
+import { bodyType, JSON_TYPE, NDJSON_TYPES, REFUSED } from './media-type.ts';
+import type { DataPlaneMetrics } from './metrics.ts';
+import { readBody } from './read-body.ts';
+import { usageDocuments } from './usage-documents.ts';
+
+const TYPES = [NDJSON_TYPES[0], JSON_TYPE, ...NDJSON_TYPES.slice(1)];
+/** Items that are parsed in one turn of the event loop, about a millisecond: verifications don't wait for a report. */
+const ITEMS_A_TURN = 250;
+
+export type UsageRouteOptions = {
+  readonly admission: Admission;
+  readonly authenticate: Authenticate;
+  readonly metrics: DataPlaneMetrics;
+  readonly maxBodyBytes: number;
+  readonly clock?: () => Date;
+};
+
+/** `POST /v1/usage`: all of a report is recorded, or nothing of it. The caller is known before the body is read. */
+export function usageRoute({ admission, authenticate, metrics, maxBodyBytes, clock = () => new Date() }: UsageRouteOptions): Route {
+  const schema = createUsageItemSchema(clock);
+
+  async function record(exchange: Exchange, organizationId: string, text: string, type: string | undefined): Promise<void> {
+    const documents = usageDocuments(text, type);
+    if (!documents.ok) return refuseItem(exchange, documents.message, documents.index);
+    const { values } = documents;
+    if (values.length === 0) return refuse(exchange, 'BAD_USER_INPUT', 'The body holds no items; send one at least.');
+    if (values.length > MAX_USAGE_ITEMS) {
+      return refuse(exchange, 'PAYLOAD_TOO_LARGE', `The body holds ${values.length} items; send ${MAX_USAGE_ITEMS} at most at once.`);
+    }
+    const items: UsageItem[] = [];
+    for (const [index, value] of values.entries()) {
+      if (index % ITEMS_A_TURN === ITEMS_A_TURN - 1) await nextTurn();
+      const parsed = schema.safeParse(value);
+      if (!parsed.success) {
+        const { message, field } = describeFaults(parsed.error);
+        return refuseItem(exchange, `Item ${index}: ${message}. Nothing was recorded.`, index, field);
+      }
+      items.push(parsed.data);
+    }
+    const outcome = await admission.recordUsage(organizationId, items);
+    switch (outcome.kind) {
+      case 'recorded': {
+        const { accepted, duplicates, position } = outcome;
+        metrics.usageRecorded(accepted, duplicates);
+        return answer(exchange, 200, JSON.stringify({ accepted, duplicates, position: position.toString() }));
+      }
+      case 'bad-item':
+        return refuseItem(exchange, `Item ${outcome.index}: ${outcome.message}. Nothing was recorded.`, outcome.index);
+      default:
+        return outcome satisfies never;
+    }
+  }
+
+  return {
+    method: 'POST',
+    path: '/v1/usage',
+    name: 'usage',
+    async handle(exchange) {
+      const type = bodyType(exchange, TYPES);
+      if (type === REFUSED) return;
+      const actor = await authenticated(exchange, authenticate);
+      if (actor === null) return;
+      if (!allows(actor, 'usage:write')) throw new ForbiddenError('usage:write');
+      readBody(exchange, maxBodyBytes, (body) => {
+        record(exchange, actor.organizationId, body.toString(), type).catch((error: unknown) => {
+          refuseError(exchange, error);
+        });
+      });
+    },
+  };
+}
+
+function refuseItem(exchange: Exchange, message: string, index?: number, field?: string): void {
+  refuse(exchange, 'BAD_USER_INPUT', message, undefined, { ...(index === undefined ? {} : { index }), ...(field === undefined ? {} : { field }) });
+}

@@ -1,0 +1,155 @@
+import type { Logger } from 'pino';
+
+import { createAdmission } from './admission/create-admission.ts';
+import { readWindows } from './admission/read-windows.ts';
+import { createFirstOwner, type FirstOwner } from './commands/first-owner.ts';
+import { startHousekeeping } from './commands/housekeeping.ts';
+import { createKeyCommands } from './commands/key-commands.ts';
+import { createOrganizationCommands } from './commands/organization-commands.ts';
+import { createTokenCommands } from './commands/token-commands.ts';
+import type { Config } from './config.ts';
+import { createGraphqlServer } from './graphql/server.ts';
+import { createMetrics } from './http/metrics.ts';
+import { httpRoutes } from './http/routes.ts';
+import { createHttpServer } from './http/server.ts';
+import { createArgon2Verifiers } from './identity/argon2-verifier.ts';
+import { createAuthenticate } from './identity/authenticate.ts';
+import { createOidcVerifier } from './identity/oidc.ts';
+import { createPeppers } from './identity/pepper.ts';
+import { loadOrCreatePepper } from './identity/pepper-file.ts';
+import { sealingKeysOf } from './identity/sealing-keys.ts';
+import { headPosition } from './ledger/append.ts';
+import { openTail } from './ledger/tail.ts';
+import { listenForAppends } from './ledger/wake.ts';
+import { assertDurableSettings } from './postgres/boot-checks.ts';
+import { choosePostgres } from './postgres/choose-postgres.ts';
+import { clientConfig } from './postgres/client-config.ts';
+import { migrate } from './postgres/migrate.ts';
+import { openDatabase } from './postgres/pool.ts';
+import { createProjector } from './projections/projector.ts';
+import { usageStatistics } from './projections/usage-statistics.ts';
+
+const SECOND_MS = 1000;
+const POLL_MS = 500;
+/** Statistics are allowed to lag by so much under load, and are folded so much more cheaply for it. */
+const STATISTICS_PAUSE_MS = 200;
+const MAX_PROJECTOR_LAG = 5_000_000;
+const OIDC_TIMEOUT_MS = 5 * SECOND_MS;
+const APPLICATION_NAME = 'keyledger';
+
+export type RunningServer = {
+  readonly url: string;
+  readonly port: number;
+  readonly postgres: 'embedded' | 'external';
+  readonly applied: readonly string[];
+  /** On the first start alone. */
+  readonly firstOwner: FirstOwner | null;
+  /** Resolves with the reason when the server can't go on by itself. */
+  readonly failed: Promise<string>;
+  /** Drains and releases everything, in reverse order of how it was acquired. */
+  close(): Promise<void>;
+};
+
+export type StartOptions = { readonly logger: Logger; readonly signal: AbortSignal; readonly onProgress: (line: string) => void };
+
+/** The composition root: builds pools, loops and servers from the settings, and ties their ends together. Leaves nothing half-made where it throws. */
+export async function startServer(config: Config, { logger, signal, onProgress }: StartOptions): Promise<RunningServer> {
+  await using acquired = new AsyncDisposableStack();
+  const failed = Promise.withResolvers<string>();
+  const onError = (error: unknown): void => logger.error({ err: error }, 'background work failed; it goes on');
+
+  const postgres = await choosePostgres(config, {
+    onLog: (line) => logger.debug({ postgres: line }, 'postgres'),
+    onUnexpectedExit: (reason) => failed.resolve(`The embedded Postgres ended: ${reason}`),
+    signal,
+  });
+  acquired.defer(() => postgres.stop());
+  const { applied } = await migrate({ ownerUrl: postgres.ownerUrl, onProgress });
+  signal.throwIfAborted();
+
+  const connection = { connectionString: postgres.serverUrl, applicationName: APPLICATION_NAME };
+  const database = openDatabase({ ...connection, maxConnections: config.databasePoolSize, onError });
+  acquired.defer(() => database.close());
+  await assertDurableSettings(database);
+
+  const peppers = createPeppers(config.keyPeppers ?? (await loadOrCreatePepper(config.dataDir)));
+  const argon2 = createArgon2Verifiers({ concurrency: 1, queueLimit: 64 });
+  acquired.defer(() => argon2.close());
+  const oidc = config.oidc === undefined ? null : createOidcVerifier({ ...config.oidc, fetchTimeoutMs: OIDC_TIMEOUT_MS });
+  const authenticate = createAuthenticate({ db: database.kysely, oidc });
+
+  const context = { db: database.kysely, sealingKeys: sealingKeysOf(peppers) };
+  const keyOperationsPerHour = config.keyOperationsPerHour === 0 ? null : config.keyOperationsPerHour;
+  const keys = createKeyCommands({ ...context, peppers, argon2, keyOperationsPerHour });
+  const organizations = createOrganizationCommands(context);
+  const tokens = createTokenCommands(context);
+
+  const admission = createAdmission({ database, connection: clientConfig(connection), peppers, argon2, onError });
+  acquired.defer(() => admission.close());
+  const housekeeping = startHousekeeping({ database, keys, onError });
+  acquired.defer(() => housekeeping.stop());
+  const tail = openTail({ db: database.kysely, pollMs: POLL_MS, onError });
+  acquired.defer(() => tail.close());
+  const projector = createProjector({
+    database,
+    projections: [usageStatistics],
+    pollMs: POLL_MS,
+    pauseMs: STATISTICS_PAUSE_MS,
+    onError,
+    onPoisoned: (event, projection) => logger.error({ event, projection }, 'an event could not be applied and was set aside'),
+  });
+  acquired.defer(() => projector.stop());
+  const wake = listenForAppends({
+    config: clientConfig(connection),
+    onWake: () => {
+      tail.wake();
+      projector.wake();
+    },
+    onError,
+  });
+  acquired.defer(() => wake.close());
+
+  const graphql = createGraphqlServer({
+    database,
+    keys,
+    organizations,
+    tokens,
+    admission,
+    windows: (keyNumbers) => readWindows(database.kysely, keyNumbers),
+    tail,
+    authenticate,
+    config: { allowedOrigins: config.allowedOrigins, maxBodyBytes: config.maxBodyBytes, graphiql: true },
+    logger,
+  });
+  const metrics = createMetrics({
+    pool: database.pool,
+    admission: admission.gauges,
+    positions: async () => ({ head: await headPosition(database.kysely), projectors: knownPositions(projector) }),
+    subscriptions: () => graphql.subscriptions(),
+  });
+  const projectorLag = async (): Promise<number> => {
+    const head = await headPosition(database.kysely);
+    return Math.max(0, ...knownPositions(projector).map(({ position }) => Number(head - position)));
+  };
+  const http = createHttpServer({
+    host: config.host,
+    port: config.port,
+    routes: httpRoutes({ admission, authenticate, database, metrics, maxUsageBodyBytes: config.maxUsageBodyBytes, projectorLag, maxProjectorLag: MAX_PROJECTOR_LAG }),
+    graphql,
+    logger,
+    metrics,
+    trustedProxies: config.trustedProxies,
+  });
+  const firstOwner = await createFirstOwner({ ...context, organizations, tokens }, config.bootstrapToken);
+  signal.throwIfAborted();
+  const { port, url } = await http.listen();
+  // Sockets and streams end by word of the product, not by the end of the grace.
+  acquired.defer(async () => void (await Promise.all([graphql.close(), http.drain(config.shutdownGraceSeconds * SECOND_MS)])));
+
+  const release = acquired.move();
+  return { url, port, postgres: postgres.kind, applied, firstOwner, failed: failed.promise, close: () => release.disposeAsync() };
+}
+
+function knownPositions(projector: ReturnType<typeof createProjector>) {
+  return projector.progress().flatMap(({ name, position }) => (position === null ? [] : [{ name, position }]));
+}
