@@ -2,8 +2,9 @@ import type { Logger } from 'pino';
 
 import { createAdmission } from './admission/create-admission.ts';
 import { readWindows } from './admission/read-windows.ts';
+import { createExpiryLoop } from './commands/expire-due-keys.ts';
 import { createFirstOwner, type FirstOwner } from './commands/first-owner.ts';
-import { startHousekeeping } from './commands/housekeeping.ts';
+import { createHousekeepingLoop } from './commands/housekeeping.ts';
 import { createKeyCommands } from './commands/key-commands.ts';
 import { createOrganizationCommands } from './commands/organization-commands.ts';
 import { createTokenCommands } from './commands/token-commands.ts';
@@ -27,10 +28,12 @@ import { clientConfig } from './postgres/client-config.ts';
 import { migrate } from './postgres/migrate.ts';
 import { openDatabase } from './postgres/pool.ts';
 import { createProjector } from './projections/projector.ts';
-import { usageStatistics } from './projections/usage-statistics.ts';
+import { USAGE_PROJECTION } from './projections/usage-fold.ts';
 
 const SECOND_MS = 1000;
 const POLL_MS = 500;
+const EXPIRY_MS = SECOND_MS;
+const HOUSEKEEPING_MS = 60 * SECOND_MS;
 /** Statistics are allowed to lag by so much under load, and are folded so much more cheaply for it. */
 const STATISTICS_PAUSE_MS = 200;
 const MAX_PROJECTOR_LAG = 5_000_000;
@@ -86,13 +89,15 @@ export async function startServer(config: Config, { logger, signal, onProgress }
 
   const admission = createAdmission({ database, connection: clientConfig(connection), peppers, argon2, onError });
   acquired.defer(() => admission.close());
-  const housekeeping = startHousekeeping({ database, keys, onError });
+  const expiry = createExpiryLoop({ database, keys, intervalMs: EXPIRY_MS, onError });
+  acquired.defer(() => expiry.stop());
+  const housekeeping = createHousekeepingLoop({ database, intervalMs: HOUSEKEEPING_MS, onError });
   acquired.defer(() => housekeeping.stop());
   const tail = openTail({ db: database.kysely, pollMs: POLL_MS, onError });
   acquired.defer(() => tail.close());
   const projector = createProjector({
     database,
-    projections: [usageStatistics],
+    projections: [USAGE_PROJECTION],
     pollMs: POLL_MS,
     pauseMs: STATISTICS_PAUSE_MS,
     onError,

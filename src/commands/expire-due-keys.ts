@@ -32,7 +32,7 @@ export async function expireDueKeys(
   for (;;) {
     const due = await db
       .selectFrom('api_keys')
-      .select(['id', 'organization_id', sql<string>`expires_at::text`.as('expires_at')]) // as text: a Date would cut the microseconds off
+      .select(['id', 'organization_id', sql<string>`expires_at::text`.as('due_at')]) // as text: a Date would cut the microseconds off
       .where('expires_at', '<=', sql<Date>`clock_timestamp()`)
       .where('expired_event', '=', false)
       .where('state', '<>', 'deleted')
@@ -51,6 +51,6 @@ export async function expireDueKeys(
     }
     const last = due.at(-1);
     if (last === undefined || due.length < BATCH) return;
-    after = { at: last.expires_at, id: last.id };
+    after = { at: last.due_at, id: last.id };
   }
 }

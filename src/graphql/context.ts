@@ -1,7 +1,7 @@
 import DataLoader from 'dataloader';
 
 import type { Actor } from '../domain/actor.ts';
-import { readWindows, type KeyWindows } from '../admission/read-windows.ts';
+import type { KeyWindows } from '../admission/read-windows.ts';
 import { lastUsed } from '../projections/usage-queries.ts';
 import { unauthenticated } from './client-error.ts';
 import type { GraphqlDependencies } from './dependencies.ts';
@@ -43,7 +43,7 @@ export function createContext(caller: Caller): GraphqlContext {
       return numbers.map((number) => found.get(number) ?? null);
     }),
     windows: new DataLoader(async (numbers) => {
-      const found = await readWindows(deps.database.kysely, numbers);
+      const found = await deps.windows(numbers);
       return numbers.map((number) => found.get(number) ?? NO_WINDOWS);
     }),
   };

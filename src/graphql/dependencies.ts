@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
 
 import type { Admission } from '../admission/admission.ts';
+import type { KeyWindows } from '../admission/read-windows.ts';
 import type { KeyCommands } from '../commands/key-commands.ts';
 import type { OrganizationCommands } from '../commands/organization-commands.ts';
 import type { TokenCommands } from '../commands/token-commands.ts';
@@ -16,6 +17,8 @@ export type GraphqlDependencies = {
   readonly organizations: OrganizationCommands;
   readonly tokens: TokenCommands;
   readonly admission: Admission;
+  /** What is left of the quotas and limits of keys, by their numbers. */
+  readonly windows: (keyNumbers: readonly number[]) => Promise<ReadonlyMap<number, KeyWindows>>;
   readonly tail: Tail;
   readonly authenticate: Authenticate;
   readonly config: {

@@ -8,7 +8,8 @@ import type { Builder } from './builder.ts';
 import { encodeGlobalId, idOf } from './global-id.ts';
 import type { Enums } from './enums.ts';
 import { addMutation, type RefusalTypes } from './mutation-result.ts';
-import { topLevelError } from './client-error.ts';
+import { badUserInput, topLevelError } from './client-error.ts';
+import { actorOf } from './context.ts';
 
 type Verified = { readonly answer: VerifyAnswer; readonly position: bigint };
 type Recorded = { readonly accepted: number; readonly duplicates: number; readonly position: bigint };
@@ -48,23 +49,9 @@ export function addVerification(builder: Builder, enums: Enums, refusals: Refusa
     }),
   });
 
-  addMutation<Verified>(builder, refusals, {
-    name: 'verifyApiKey',
-    description: 'May this key pass? The same decision as `POST /v1/verify`, which costs less. Consumes limits and records the request, unless `cost` is 0.',
-    permissions: ['keys:verify'],
-    idempotent: false,
-    input: (t) => ({
-      key: t.string({ required: true, description: 'As the end client presented it.' }),
-      permissions: t.stringList({ description: 'All of them are needed.' }),
-      cost: t.int({ description: 'By default 1.' }),
-      endpoint: t.string({ description: 'Method and path.' }),
-      ip: t.string({ description: "The end client's address." }),
-      origin: t.string(),
-      environment: t.field({ type: enums.environment }),
-      requestId: t.string({ description: 'An id that was answered before gets that answer again and consumes nothing.' }),
-    }),
-    refusals: ['INVALID_INPUT'],
-    payload: (t) => ({
+  const payload = builder.objectRef<Verified>('VerifyApiKeyPayload').implement({
+    description: 'Whether a key may pass, and what the gateway should know about that.',
+    fields: (t) => ({
       position: t.field({ type: 'Position', description: "Of the recorded request; where none was recorded, the log's head.", resolve: ({ position }) => position }),
       valid: t.boolean({ resolve: ({ answer }) => answer.code === 'VALID' }),
       code: t.field({ type: enums.verificationCode, resolve: ({ answer }) => answer.code }),
@@ -75,15 +62,47 @@ export function addVerification(builder: Builder, enums: Enums, refusals: Refusa
       key: t.field({ type: verifiedKey, nullable: true, description: 'Told only where it may pass.', resolve: ({ answer }) => answer.key }),
       rateLimit: t.field({ type: rateLimit, nullable: true, resolve: ({ answer }) => answer.rateLimit }),
       quotas: t.field({ type: [quota], resolve: ({ answer }) => [...answer.quotas] }),
+      quota: t.string({ nullable: true, description: 'With QUOTA_EXCEEDED: total, daily, weekly or monthly.', resolve: ({ answer }) => refusedBy(answer, 'quota') }),
+      limit: t.string({
+        nullable: true,
+        description: 'With RATE_LIMITED: key_minute, key_tokens, organization_second or organization_minute.',
+        resolve: ({ answer }) => refusedBy(answer, 'limit'),
+      }),
+      retryAfter: t.int({
+        nullable: true,
+        description: 'Seconds until a request of this cost could pass; null where none will by waiting.',
+        resolve: ({ answer }) => answer.refusedBy?.retryAfterSeconds ?? null,
+      }),
     }),
-    async run(actor, raw, { deps }) {
-      const input = parseInput(verifyInputSchema, raw);
-      if (!input.ok) return input.refusal;
-      const answer = await deps.admission.verify({ kind: 'organization', organizationId: actor.organizationId }, input.value);
-      if ('kind' in answer) throw topLevelError(answer.kind === 'forbidden' ? 'FORBIDDEN' : 'UNAUTHENTICATED', 'These credentials can not verify keys any more.');
-      return { answer, position: answer.position ?? (await headPosition(deps.database.kysely)) };
-    },
   });
+  const input = builder.inputType('VerifyApiKeyInput', {
+    fields: (t) => ({
+      key: t.string({ required: true, description: 'As the end client presented it.' }),
+      permissions: t.stringList({ description: 'All of them are needed.' }),
+      cost: t.int({ description: 'By default 1; 0 asks without consuming.' }),
+      endpoint: t.string({ description: 'Method and path.' }),
+      ip: t.string({ description: "The end client's address." }),
+      origin: t.string(),
+      environment: t.field({ type: enums.environment }),
+      requestId: t.string({ description: 'An id that was answered before gets that answer again and consumes nothing.' }),
+    }),
+  });
+  builder.mutationField('verifyApiKey', (t) =>
+    t.field({
+      type: payload,
+      description: 'May this key pass? The same decision as `POST /v1/verify`, which costs less. Consumes limits and records the request, unless `cost` is 0.',
+      authScopes: { permission: 'keys:verify' },
+      args: { input: t.arg({ type: input, required: true }) },
+      resolve: async (_root, args, context): Promise<Verified> => {
+        const parsed = parseInput(verifyInputSchema, { ...args.input });
+        if (!parsed.ok) throw badUserInput(parsed.refusal.message);
+        const { admission, database } = context.deps;
+        const answer = await admission.verify({ kind: 'organization', organizationId: actorOf(context).organizationId }, parsed.value);
+        if (answer.kind !== 'answer') throw topLevelError(answer.kind === 'forbidden' ? 'FORBIDDEN' : 'UNAUTHENTICATED', 'These credentials can not verify keys any more.');
+        return { answer, position: answer.position ?? (await headPosition(database.kysely)) };
+      },
+    }),
+  );
 
   const usageItem = builder.inputType('UsageItemInput', {
     description: 'One request. With the `requestId` of a verification it completes that request; otherwise `keyId` is needed.',
@@ -121,6 +140,12 @@ export function addVerification(builder: Builder, enums: Enums, refusals: Refusa
       return outcome.kind === 'recorded' ? outcome : refusal('INVALID_INPUT', outcome.message, `items.${outcome.index}`);
     },
   });
+}
+
+function refusedBy({ refusedBy: rule }: VerifyAnswer, kind: 'quota' | 'limit'): string | null {
+  if (rule === null) return null;
+  if ('quota' in rule) return kind === 'quota' ? rule.quota : null;
+  return kind === 'limit' ? rule.limit : null;
 }
 
 const usageItemSchema = createUsageItemSchema(() => new Date());

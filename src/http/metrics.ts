@@ -109,7 +109,8 @@ function registerPositionGauges(registry: Registry, { positions }: MetricSources
   const up = new Gauge({ name: 'keyledger_database_up', help: '1 where the database answered the last question about positions', registers });
   return async () => {
     up.set(0);
-    head.reset();
+    // Not `reset`, which would show position 0.
+    head.remove();
     projectors.reset();
     try {
       const found = await positions();

@@ -65,7 +65,7 @@ export async function checkpointOf(db: Kysely<Tables>, name: string, state: Fold
 }
 
 /** SQLSTATE classes 22 (the data can't be computed with) and 23 (it breaks a constraint): trying again would not help. */
-function isDataFault(error: unknown): error is Error {
+export function isDataFault(error: unknown): error is Error {
   return isPostgresError(error) && /^2[23]/.test(error.code);
 }
 

@@ -1,0 +1,194 @@
+import { sql, type Kysely, type RawBuilder } from 'kysely';
+
+import type { Database } from '../postgres/pool.ts';
+import type { Tables } from '../postgres/tables.ts';
+import { COUNTERS, sumsOf, usageFacts } from '../projections/usage-facts.ts';
+import { GRAINS, MINUTES_KEPT_MS } from '../projections/usage-period.ts';
+import type { CheckStep } from './finding.ts';
+
+/** Keys, by their numbers, in one statement. */
+const KEYS = 100;
+/** Of one kind and page; the first ones tell what happened. */
+const FINDINGS = 100;
+
+const LIVE = sql`SELECT slot, position FROM projections WHERE name = 'usage' AND state = 'live'`;
+const GRAIN_NAMES = new Map<number, string>(Object.entries(GRAINS).map(([name, number]) => [number, name.toLowerCase()]));
+const GRAIN_ROWS = sql`
+  VALUES (${GRAINS.MINUTE}::smallint, 'minute', now() - make_interval(secs => ${MINUTES_KEPT_MS / 1000})),
+         (${GRAINS.HOUR}::smallint, 'hour', '-infinity'::timestamptz), (${GRAINS.DAY}::smallint, 'day', '-infinity'::timestamptz)`;
+
+/**
+ * The counters, breakdowns and last-used moments are what the usage events up to the projector's checkpoint add up to; the windows' totals what all events
+ * do. Each statement sees log, checkpoint and counters at one moment, so traffic and projector can go on.
+ */
+export async function checkUsage({ kysely: db }: Database, step: CheckStep): Promise<void> {
+  await checkProgress(db, step);
+  const end = await lastKeyNumber(db);
+  for (let from = 1; from <= end && step.signal?.aborted !== true; from += KEYS) {
+    const page = sql`BETWEEN ${from}::integer AND ${from + KEYS - 1}::integer`;
+    await checkCounters(db, page, step);
+    await checkBreakdown(db, page, step);
+    await checkLastUsed(db, page, step);
+    await checkWindows(db, page, step);
+    step.progress(Math.min(end, from + KEYS - 1), end);
+  }
+  if (step.signal?.aborted !== true) await checkOrganizations(db, step);
+}
+
+/** Key numbers above the last one given would be damage too, so the counters are asked as well. */
+async function lastKeyNumber(db: Kysely<Tables>): Promise<number> {
+  const { rows } = await sql<{ last: number }>`
+    SELECT greatest((SELECT max(number) FROM api_keys), (SELECT max(key) FROM key_last_used), (SELECT max(key) FROM usage_counters WHERE grain = 3), 0) AS last`.execute(
+    db,
+  );
+  return rows[0]?.last ?? 0;
+}
+
+async function checkProgress(db: Kysely<Tables>, { report }: CheckStep): Promise<void> {
+  // The head first: it can only have grown when the checkpoint is read.
+  const { rows } = await sql<{ position: bigint; head: bigint; parked: readonly { position: string; reason: string }[] | null }>`
+    SELECT l.position, head_position() AS head,
+           (SELECT json_agg(json_build_object('position', p.position::text, 'reason', p.reason) ORDER BY p.position)
+            FROM (SELECT * FROM parked_events WHERE projection = 'usage' AND slot = l.slot ORDER BY position LIMIT ${FINDINGS}) AS p) AS parked
+    FROM (${LIVE}) AS l`.execute(db);
+  const row = rows[0];
+  if (row === undefined) return report({ kind: 'projection-ahead', subject: 'projection usage', expected: 'a live slot', found: 'none' });
+  if (row.position > row.head) {
+    report({
+      kind: 'projection-ahead',
+      subject: 'projection usage',
+      expected: `a checkpoint up to the log's head ${row.head}`,
+      found: `checkpoint ${row.position}`,
+    });
+  }
+  for (const { position, reason } of row.parked ?? []) {
+    report({ kind: 'event-parked', subject: `position ${position}`, expected: 'counted', found: `set aside: ${reason}` });
+  }
+}
+
+/** What the events of some keys should have added up to. */
+function pageOfFacts(page: RawBuilder<unknown>): RawBuilder<unknown> {
+  return sql`
+    live AS MATERIALIZED (${LIVE}),
+    page AS MATERIALIZED (SELECT * FROM usage_events WHERE key ${page} AND position <= (SELECT position FROM live)),
+    fact AS MATERIALIZED (
+      SELECT f.* FROM (${usageFacts(sql`page`)}) AS f
+      WHERE f.fault IS NULL AND NOT EXISTS (
+        SELECT FROM parked_events p WHERE p.projection = 'usage' AND p.slot = (SELECT slot FROM live) AND p.position = f.position)
+    )`;
+}
+
+type BucketRow = {
+  readonly grain: number;
+  readonly organization: number;
+  readonly key: number;
+  readonly at: Date;
+  readonly expected: unknown;
+  readonly found: unknown;
+};
+
+async function checkCounters(db: Kysely<Tables>, page: RawBuilder<unknown>, step: CheckStep): Promise<void> {
+  const { rows } = await sql<BucketRow>`
+    WITH ${pageOfFacts(page)},
+    expected AS (
+      SELECT g.grain, f.organization, f.key, date_trunc(g.unit, f.at, 'UTC') AS at, json_build_array(${counterSums('f')})::text AS sums
+      FROM fact f CROSS JOIN (${GRAIN_ROWS}) AS g (grain, unit, oldest) WHERE f.at >= g.oldest GROUP BY 1, 2, 3, 4
+    ),
+    kept AS (
+      SELECT c.grain, c.organization, c.key, c.at, json_build_array(${sql.join(COUNTERS.map((name) => sql`c.${sql.id(name)}`))})::text AS sums
+      FROM usage_counters c JOIN (${GRAIN_ROWS}) AS g (grain, unit, oldest) ON g.grain = c.grain AND c.at >= g.oldest
+      WHERE c.slot = (SELECT slot FROM live) AND c.key ${page}
+    )
+    SELECT grain, organization, key, at, e.sums AS expected, k.sums AS found
+    FROM expected e FULL JOIN kept k USING (grain, organization, key, at)
+    WHERE e.sums IS DISTINCT FROM k.sums AND ${isWhole('at')}
+    ORDER BY grain DESC, organization, key, at LIMIT ${FINDINGS}`.execute(db);
+  reportBuckets(rows, 'counters', step);
+}
+
+/** The minute in which the retention begins is cut, not wrong. */
+function isWhole(column: string): RawBuilder<unknown> {
+  return sql`(grain > 1 OR ${sql.ref(column)} > now() - make_interval(secs => ${MINUTES_KEPT_MS / 1000}) + interval '1 minute')`;
+}
+
+function counterSums(alias: string): RawBuilder<unknown> {
+  return sql.join(COUNTERS.map((name) => sql`coalesce(sum(${sql.ref(`${alias}.${name}`)}), 0)::bigint`));
+}
+
+async function checkBreakdown(db: Kysely<Tables>, page: RawBuilder<unknown>, step: CheckStep): Promise<void> {
+  const { rows } = await sql<BucketRow>`
+    WITH ${pageOfFacts(page)},
+    expected AS (
+      SELECT g.grain, f.organization, f.key, date_trunc(g.unit, f.at, 'UTC') AS at, d.dimension, d.value, count(*) AS events
+      FROM fact f CROSS JOIN LATERAL (VALUES (1::smallint, f.refusal), (2::smallint, f.model)) AS d (dimension, value) CROSS JOIN (${GRAIN_ROWS}) AS g (grain, unit, oldest)
+      WHERE d.value IS NOT NULL AND f.at >= g.oldest GROUP BY 1, 2, 3, 4, 5, 6
+    ),
+    kept AS (
+      SELECT c.* FROM usage_breakdown c JOIN (${GRAIN_ROWS}) AS g (grain, unit, oldest) ON g.grain = c.grain AND c.at >= g.oldest
+      WHERE c.slot = (SELECT slot FROM live) AND c.key ${page}
+    )
+    SELECT grain, organization, key, at, CASE dimension WHEN 1 THEN 'refusals ' ELSE 'model ' END || value || ': ' || coalesce(e.events, 0) AS expected, coalesce(k.events, 0)::text AS found
+    FROM expected e FULL JOIN kept k USING (grain, organization, key, at, dimension, value)
+    WHERE e.events IS DISTINCT FROM k.events AND ${isWhole('at')}
+    ORDER BY grain DESC, organization, key, at LIMIT ${FINDINGS}`.execute(db);
+  reportBuckets(rows, 'breakdown', step);
+}
+
+async function checkLastUsed(db: Kysely<Tables>, page: RawBuilder<unknown>, { report }: CheckStep): Promise<void> {
+  const { rows } = await sql<{ key: number; expected: string | null; found: string | null }>`
+    WITH ${pageOfFacts(page)}
+    SELECT key, e.used_at::text AS expected, k.last_used_at::text AS found
+    FROM (SELECT key, max(used_at) AS used_at FROM fact WHERE used_at IS NOT NULL GROUP BY key) AS e
+    FULL JOIN (SELECT key, last_used_at FROM key_last_used WHERE slot = (SELECT slot FROM live) AND key ${page}) AS k USING (key)
+    WHERE e.used_at IS DISTINCT FROM k.last_used_at ORDER BY key LIMIT ${FINDINGS}`.execute(db);
+  for (const { key, expected, found } of rows) {
+    report({ kind: 'last-used-differs', subject: `key number ${key}`, expected: expected ?? 'never', found: found ?? 'never' });
+  }
+}
+
+/** The all-time total that a quota is held against, written by the statement that records the request. */
+async function checkWindows(db: Kysely<Tables>, page: RawBuilder<unknown>, { report }: CheckStep): Promise<void> {
+  const { rows } = await sql<{ key: number; expected: string; found: string | null }>`
+    SELECT k.number AS key, coalesce(u.credits, 0)::text AS expected, w.total::text AS found
+    FROM api_keys k LEFT JOIN key_windows w ON w.key = k.number
+    LEFT JOIN (SELECT key, sum(credits) AS credits FROM usage_events WHERE key ${page} GROUP BY key) AS u ON u.key = k.number
+    WHERE k.number ${page} AND w.total IS DISTINCT FROM coalesce(u.credits, 0) ORDER BY 1 LIMIT ${FINDINGS}`.execute(db);
+  for (const { key, expected, found } of rows) {
+    report({ kind: 'window-differs', subject: `total of key number ${key}`, expected, found: found ?? 'no windows' });
+  }
+}
+
+/** An organization's buckets (key 0) are the sums of its keys'. */
+async function checkOrganizations(db: Kysely<Tables>, step: CheckStep): Promise<void> {
+  for (const [table, extra, sums, what] of [
+    ['usage_counters', sql``, sumsOf('c'), 'counters'],
+    ['usage_breakdown', sql`, dimension, value`, sql`sum(c.events)::bigint AS events`, 'breakdown'],
+  ] as const) {
+    const { rows } = await sql<BucketRow>`
+      WITH live AS MATERIALIZED (${LIVE}),
+      total AS (SELECT c.grain, c.organization, c.at ${extra}, ${sums} FROM ${sql.table(table)} c WHERE c.slot = (SELECT slot FROM live) AND c.key > 0 GROUP BY grain, organization, at ${extra}),
+      whole AS (SELECT c.grain, c.organization, c.at ${extra}, ${sums} FROM ${sql.table(table)} c WHERE c.slot = (SELECT slot FROM live) AND c.key <= 0 GROUP BY grain, organization, at ${extra})
+      SELECT grain, organization, 0 AS key, at, to_jsonb(t) - ARRAY['grain', 'organization', 'at'] AS expected, to_jsonb(w) - ARRAY['grain', 'organization', 'at'] AS found
+      FROM total t FULL JOIN whole w USING (grain, organization, at ${extra})
+      WHERE to_jsonb(t) IS DISTINCT FROM to_jsonb(w) AND ${isWhole('at')}
+      ORDER BY grain DESC, organization, at LIMIT ${FINDINGS}`.execute(db);
+    reportBuckets(rows, what, step);
+  }
+}
+
+function reportBuckets(rows: readonly BucketRow[], what: string, { report }: CheckStep): void {
+  for (const { grain, organization, key, at, expected, found } of rows) {
+    const whose = key === 0 ? `organization number ${organization}` : `key number ${key}`;
+    report({
+      kind: 'counter-differs',
+      subject: `${what} of ${whose}, ${GRAIN_NAMES.get(grain) ?? grain} ${at.toISOString()}`,
+      expected: text(expected),
+      found: text(found),
+    });
+  }
+}
+
+function text(sums: unknown): string {
+  if (sums == null) return 'none';
+  return typeof sums === 'string' ? sums : JSON.stringify(sums);
+}

@@ -1,0 +1,181 @@
+import { sql, type Kysely } from 'kysely';
+
+import { ABSENT_TOKEN, evolveToken, type TokenState } from '../domain/access-token.ts';
+import { ABSENT_KEY, evolveKey, type KeyState } from '../domain/api-key.ts';
+import { parseEvent, type KeyEvent, type OrganizationEvent, type TokenEvent } from '../domain/event.ts';
+import { ABSENT_ORGANIZATION, evolveOrganization, type OrganizationState } from '../domain/organization.ts';
+import type { JsonValue } from '../lib/canonical-json.ts';
+import type { Tables } from '../postgres/tables.ts';
+import { keyRow } from './key-row.ts';
+
+/** The tables whose rows are the fold of the log's streams, with their primary keys. */
+export const STATE_TABLES = {
+  organizations: ['id'],
+  members: ['organization_id', 'id'],
+  access_tokens: ['id'],
+  api_keys: ['id'],
+} as const;
+export type StateTable = keyof typeof STATE_TABLES;
+
+/** The kinds of stream, in the order in which their rows refer to each other. */
+export const STREAM_KINDS = ['organization', 'token', 'key'] as const;
+export type StreamKind = (typeof STREAM_KINDS)[number];
+
+/** A row as the log has it: columns by name, moments as texts with all their microseconds. */
+export type FoldedRow = { readonly table: StateTable; readonly row: Readonly<Record<string, JsonValue>> };
+
+/** A stream's last state with the rows that it should have left; `key` is there for the streams of keys. */
+export type FoldedStream =
+  | { readonly kind: 'folded'; readonly stream: string; readonly rows: readonly FoldedRow[]; readonly key: FoldedKey | null }
+  /** An event is unknown, out of order or not what its schema says. */
+  | { readonly kind: 'unreadable'; readonly stream: string; readonly reason: string };
+
+/** A key's state with the fingerprint of each secret that it ever had, by lookup id. */
+export type FoldedKey = { readonly keyId: string; readonly state: KeyState; readonly fingerprints: ReadonlyMap<string, string> };
+
+type Recorded<Event> = {
+  readonly event: Event;
+  readonly organizationId: string;
+  readonly version: number;
+  readonly actor: string;
+  readonly at: string;
+};
+type Row = {
+  readonly stream: string;
+  readonly organization_id: string;
+  readonly version: number;
+  readonly type: string;
+  readonly actor: string;
+  readonly recorded_at: string;
+  readonly data: JsonValue;
+};
+
+/** Folds the streams of one kind that follow `after` by name, `limit` at most. Run it in the transaction that compares, so that both see one moment. */
+export async function foldStreams(
+  db: Kysely<Tables>,
+  kind: StreamKind,
+  after: string | null,
+  limit: number,
+): Promise<readonly FoldedStream[]> {
+  const { rows } = await sql<Row>`
+    SELECT e.stream, e.organization_id, e.version, e.type, e.actor, e.recorded_at::text, e.data
+    FROM (SELECT DISTINCT stream FROM events WHERE stream > ${after ?? `${kind}:`} AND stream < ${`${kind};`} ORDER BY stream LIMIT ${limit}) AS s
+    JOIN events e USING (stream)
+    ORDER BY e.stream, e.version`.execute(db);
+  return [...Map.groupBy(rows, (row) => row.stream)].map(([stream, events]) => foldStream(kind, stream, events));
+}
+
+function foldStream(kind: StreamKind, stream: string, rows: readonly Row[]): FoldedStream {
+  try {
+    switch (kind) {
+      case 'organization':
+        return { kind: 'folded', stream, rows: organizationRows(parsed(rows, parseEvent.organization)), key: null };
+      case 'token':
+        return { kind: 'folded', stream, rows: tokenRows(parsed(rows, parseEvent.token)), key: null };
+      case 'key':
+        return foldKey(stream, parsed(rows, parseEvent.key));
+    }
+    return kind satisfies never;
+  } catch (error) {
+    return { kind: 'unreadable', stream, reason: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+function parsed<Event>(rows: readonly Row[], parse: (type: string, data: unknown) => Event): readonly Recorded<Event>[] {
+  return rows.map((row) => ({
+    event: parse(row.type, row.data),
+    organizationId: row.organization_id,
+    version: row.version,
+    actor: row.actor,
+    at: row.recorded_at,
+  }));
+}
+
+function foldKey(stream: string, events: readonly Recorded<KeyEvent>[]): FoldedStream {
+  const state = events.reduce<KeyState>((folded, { event }) => evolveKey(folded, event), ABSENT_KEY);
+  const first = events[0];
+  const secrets = events.flatMap(({ event, at }) =>
+    event.type === 'KeyCreated' || event.type === 'Regenerated' ? [{ ...event.data, at }] : [],
+  );
+  const newest = secrets.at(-1);
+  if (state.kind === 'absent' || first === undefined || newest === undefined)
+    return { kind: 'unreadable', stream, reason: 'it does not begin with KeyCreated' };
+  const row = keyRow(state);
+  return {
+    kind: 'folded',
+    stream,
+    key: { keyId: state.keyId, state, fingerprints: new Map(secrets.map((secret) => [secret.lookupId, secret.verifierFingerprint])) },
+    rows: [
+      {
+        table: 'api_keys',
+        row: {
+          ...row,
+          expires_at: row.expires_at?.toISOString() ?? null,
+          metadata: state.settings.metadata,
+          organization_id: first.organizationId,
+          archived: false,
+          created_at: first.at,
+          created_by: first.actor,
+          secret_created_at: newest.at,
+          version: events.length,
+        },
+      },
+    ],
+  };
+}
+
+function organizationRows(events: readonly Recorded<OrganizationEvent>[]): readonly FoldedRow[] {
+  const state = events.reduce<OrganizationState>((folded, { event }) => evolveOrganization(folded, event), ABSENT_ORGANIZATION);
+  const first = events[0];
+  if (state.kind === 'absent' || first === undefined) throw new Error('it does not begin with OrganizationCreated');
+  const members = new Map<string, { role: string; joined_at: string; removed_at: string | null }>();
+  for (const { event, at } of events) {
+    switch (event.type) {
+      case 'MemberAdded':
+        members.set(event.data.memberId, { role: event.data.role, joined_at: at, removed_at: null });
+        break;
+      case 'MemberRoleChanged':
+        members.set(event.data.memberId, { joined_at: at, removed_at: null, ...members.get(event.data.memberId), role: event.data.role });
+        break;
+      case 'MemberRemoved': {
+        const member = members.get(event.data.memberId);
+        if (member !== undefined) member.removed_at = at;
+        break;
+      }
+      case 'OrganizationCreated':
+      case 'OrganizationRenamed':
+        break;
+      default:
+        event satisfies never;
+    }
+  }
+  const { organizationId, number, name, plan } = state;
+  return [
+    { table: 'organizations', row: { id: organizationId, number, name, plan, created_at: first.at, version: events.length } },
+    ...[...members].map(([id, member]): FoldedRow => ({ table: 'members', row: { organization_id: organizationId, id, ...member } })),
+  ];
+}
+
+function tokenRows(events: readonly Recorded<TokenEvent>[]): readonly FoldedRow[] {
+  const state = events.reduce<TokenState>((folded, { event }) => evolveToken(folded, event), ABSENT_TOKEN);
+  const issued = events[0];
+  if (state.kind === 'absent' || issued?.event.type !== 'AccessTokenIssued') throw new Error('it does not begin with AccessTokenIssued');
+  const revoked = events.find(({ event }) => event.type === 'AccessTokenRevoked');
+  return [
+    {
+      table: 'access_tokens',
+      row: {
+        token_hash: `\\x${issued.event.data.tokenHash}`,
+        id: state.tokenId,
+        organization_id: issued.organizationId,
+        name: state.name,
+        member_id: state.memberId,
+        permissions: state.permissions === null ? null : [...state.permissions],
+        issued_at: issued.at,
+        issued_by: issued.actor,
+        expires_at: state.expiresAt,
+        revoked_at: revoked?.at ?? null,
+      },
+    },
+  ];
+}

@@ -1,0 +1,137 @@
+import { sql, type Kysely } from 'kysely';
+
+import type { JsonValue } from '../lib/canonical-json.ts';
+import { isPostgresError } from '../ledger/append.ts';
+import type { Database } from '../postgres/pool.ts';
+import type { Tables } from '../postgres/tables.ts';
+import { comparePage, TABLES_OF, unaccountedRows, type StateDifference } from './state-difference.ts';
+import {
+  foldStreams,
+  STATE_TABLES,
+  STREAM_KINDS,
+  type FoldedRow,
+  type FoldedStream,
+  type StateTable,
+  type StreamKind,
+} from './state-fold.ts';
+
+/** A stream that changes between compare and write is compared again. */
+const ATTEMPTS = 20;
+
+export type StateRepairProgress = { readonly kind: StreamKind; readonly streams: number };
+
+export type StateRepairOutcome = {
+  readonly interrupted: boolean;
+  readonly streams: number;
+  /** Rows written anew. */
+  readonly repaired: readonly string[];
+  /** What could not be mended, in words. */
+  readonly left: readonly string[];
+};
+
+/**
+ * Folds every stream of the given kinds and writes the rows that are not what they fold to, while the service runs. Starts from the beginning each time:
+ * a comparison that finds nothing writes nothing.
+ */
+export async function repairState(
+  database: Database,
+  options: {
+    readonly kinds: readonly StreamKind[];
+    readonly onProgress: (progress: StateRepairProgress) => void;
+    readonly signal?: AbortSignal;
+  },
+): Promise<StateRepairOutcome> {
+  const repaired: string[] = [];
+  const left: string[] = [];
+  let streams = 0;
+  for (const kind of STREAM_KINDS.filter((wanted) => options.kinds.includes(wanted))) {
+    let after: string | null = null;
+    let done = 0;
+    for (;;) {
+      if (options.signal?.aborted === true) return { interrupted: true, streams, repaired, left };
+      const page = await repairPage(database, kind, after);
+      repaired.push(...page.repaired);
+      left.push(...page.left);
+      streams += page.streams;
+      options.onProgress({ kind, streams: (done += page.streams) });
+      if (page.last === null) break;
+      after = page.last;
+    }
+    for (const table of TABLES_OF[kind]) {
+      const strangers = await unaccountedRows(database.kysely, table);
+      left.push(
+        ...strangers.map((subject) => `${table} ${subject} is not in the log; the server may not delete it, the owner of the tables can`),
+      );
+    }
+  }
+  return { interrupted: false, streams, repaired, left };
+}
+
+type Page = {
+  readonly last: string | null;
+  readonly streams: number;
+  readonly repaired: readonly string[];
+  readonly left: readonly string[];
+};
+
+async function repairPage(database: Database, kind: StreamKind, after: string | null): Promise<Page> {
+  const repaired = new Set<string>();
+  for (let attempt = 1; ; attempt++) {
+    const { folded, differences } = await comparePage(database, kind, after);
+    const unreadable = folded.flatMap((stream) =>
+      stream.kind === 'unreadable' ? [`${stream.stream} can't be folded: ${stream.reason}`] : [],
+    );
+    const page = { last: folded.at(-1)?.stream ?? null, streams: folded.length };
+    if (differences.length === 0) return { ...page, repaired: [...repaired], left: unreadable };
+    const refused: string[] = [];
+    let wrote = 0;
+    for (const difference of differences) {
+      const outcome = await write(database.kysely, difference, rowOf(folded, difference));
+      if (outcome === 'written') {
+        wrote++;
+        repaired.add(`${difference.table} ${difference.subject}`);
+      } else if (outcome !== 'changed meanwhile')
+        refused.push(`${difference.table} ${difference.subject} could not be written: ${outcome}`);
+    }
+    // What was written is compared once more: a command may have gone by between the two.
+    if (attempt >= ATTEMPTS || (wrote === 0 && refused.length === differences.length))
+      return { ...page, repaired: [...repaired], left: [...unreadable, ...refused] };
+  }
+}
+
+function rowOf(folded: readonly FoldedStream[], { table, subject }: StateDifference): FoldedRow['row'] {
+  const keys = STATE_TABLES[table];
+  const found = folded
+    .flatMap((stream) => (stream.kind === 'folded' ? stream.rows : []))
+    .find((row) => row.table === table && keys.map((key) => String(row.row[key])).join('/') === subject);
+  if (found === undefined) throw new Error(`There is no folded row for ${table} ${subject}.`);
+  return found.row;
+}
+
+/**
+ * Writes one row as folded. Right under concurrency: every command writes the row in the statement that appends, so while the row still is the very
+ * version that was compared (xmin), nothing was appended since either. A row that is missing is inserted, and compared again.
+ */
+async function write(
+  db: Kysely<Tables>,
+  { table, found, rowVersion }: StateDifference,
+  row: Readonly<Record<string, JsonValue>>,
+): Promise<'written' | 'changed meanwhile' | (string & {})> {
+  const columns = sql.join(Object.keys(row).map((name) => sql.id(name)));
+  const values = sql`SELECT ${columns} FROM json_populate_record(NULL::${sql.table(table)}, ${JSON.stringify(row)}::json)`;
+  const sameKey = sql.join(
+    STATE_TABLES[table].map((key) => sql`${sql.id(key)} = ${String(row[key])}::uuid`),
+    sql` AND `,
+  );
+  try {
+    const { numAffectedRows } = await (
+      found === null
+        ? sql`INSERT INTO ${sql.table(table)} (${columns}) ${values} ON CONFLICT DO NOTHING`
+        : sql`UPDATE ${sql.table(table)} SET (${columns}) = (${values}) WHERE ${sameKey} AND xmin = ${rowVersion}::xid`
+    ).execute(db);
+    return numAffectedRows === 1n ? 'written' : 'changed meanwhile';
+  } catch (error) {
+    if (isPostgresError(error) && /^23/.test(error.code)) return error.message;
+    throw error;
+  }
+}
