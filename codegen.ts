@@ -9,6 +9,8 @@ const output = process.env['CODEGEN_OUTPUT'] ?? 'test/conformance/generated';
 const config: CodegenConfig = {
   schema: 'schema/schema.graphql',
   documents: process.env['CODEGEN_DOCUMENTS'] ?? 'test/conformance/**/*.graphql',
+  // Node runs TypeScript as it stands, so an import names the file.
+  importExtension: '.ts',
   generates: {
     [`${output.replace(/\/*$/, '')}/`]: {
       preset: 'client',

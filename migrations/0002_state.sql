@@ -86,6 +86,7 @@ CREATE INDEX api_keys_due_to_expire ON api_keys (expires_at) WHERE expires_at IS
 CREATE TABLE key_verifiers (
   lookup_id  text  PRIMARY KEY COLLATE "C",
   key_id     uuid  NOT NULL REFERENCES api_keys,
+  key        integer NOT NULL,      -- its number, by which the windows and the usage of a key are found
   argon2     text  NOT NULL,
   pepper_id  text  NOT NULL COLLATE "C",
   mac        bytea NOT NULL CHECK (length(mac) = 32),

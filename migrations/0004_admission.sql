@@ -139,7 +139,13 @@ BEGIN
   RETURN answers;
 END $$;
 
--- When `need` units will have left a window: closed[i] leaves at (current - i + 1 + length) * width. NULL where that many never will.
+-- The sum of those costs that fit.
+CREATE FUNCTION granted_cost(costs bigint[], room bigint[]) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT coalesce(sum(g.cost), 0)::bigint FROM unnest(costs, refusing_rules(costs, room)) AS g (cost, rule) WHERE g.rule = 0
+$$;
+
+-- When `need` units will have left a window: the current sub-bucket and the closed ones before it, each when all of it is out.
+-- NULL where that many never will.
 CREATE FUNCTION room_at(closed bigint[], current_count bigint, current_bucket bigint, length integer, width_seconds integer, need bigint)
 RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT to_timestamp((current_bucket - (b.i - 1) + 1 + length) * width_seconds)
@@ -151,30 +157,53 @@ RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   ORDER BY b.i DESC LIMIT 1
 $$;
 
--- Decides a batch of verifications, consumes their limits and records them, in one transaction. Arrays run parallel, one element a request.
+-- The same for a key and a rule of `admit`. Volatile, so that it sees what the statement that calls it has consumed.
+CREATE FUNCTION retry_at(p_key integer, p_rule integer, p_cost bigint, p_cap bigint) RETURNS timestamptz LANGUAGE sql VOLATILE AS $$
+  SELECT CASE p_rule
+    WHEN 1 THEN room_at(b.seconds, w.second_count, w.second_bucket, 60, 1, p_cost + w.minute_closed + w.second_count - p_cap)
+    WHEN 2 THEN room_at(b.tokens, w.token_count, w.second_bucket, 60, 1, 1 + w.token_closed + w.token_count - p_cap)
+    WHEN 4 THEN room_at(b.half_hours, w.half_hour_count, w.half_hour_bucket, 48, 1800, p_cost + w.day_closed + w.half_hour_count - p_cap)
+    WHEN 5 THEN room_at(b.quarters, w.quarter_count, w.quarter_bucket, 28, 21600, p_cost + w.week_closed + w.quarter_count - p_cap)
+    WHEN 6 THEN room_at(b.quarters, w.quarter_count, w.quarter_bucket, 120, 21600, p_cost + w.month_closed + w.quarter_count - p_cap)
+  END
+  FROM key_windows w JOIN key_window_buckets b ON b.key = w.key
+  WHERE w.key = p_key
+$$;
+
+-- Decides a batch of verifications, consumes their limits and records them, in one transaction. Arrays run parallel, one element a request; so do the answer's.
 -- p_callers_*: the distinct callers, by token or, where the edge has authenticated them, by organization; p_caller points into them.
 -- Codes are those of src/domain/usage.ts; besides 100 caller unauthenticated, 101 caller forbidden, 102 the fast verifier was made with another pepper,
 -- 103 the request id belongs to reported usage.
 -- Order of checks: caller, key and secret, state, expiry, environment, address, origin, permissions, minute, tokens, total, daily, weekly, monthly.
+--
+-- Why it is right under concurrency: the windows of a key are one row, and one UPDATE both reads what is left and takes it. Where another batch changed
+-- the row first, Postgres runs the expressions again on its new version. A row whose second has passed is brought forward before, under its lock and in a
+-- statement of its own, so that the UPDATE sees that. A row may only be ahead of this batch's clock, and then its own second counts, in `recorded_at` too:
+-- the log and the windows always agree about the sub-bucket. Rows are taken in the order of keys; what deadlocks nevertheless is run again.
 CREATE FUNCTION admit(
   p_caller_tokens bytea[], p_caller_organizations uuid[], p_verifying_roles text[], p_pepper_id text,
   p_caller integer[], p_lookup_id text[], p_mac bytea[], p_cost integer[], p_permissions text[], p_environment text[], p_ip inet[], p_origin text[],
-  p_endpoint text[], p_request_id text[]
-) RETURNS TABLE (
-  ordinal integer, code smallint, rule smallint, "position" bigint, answered json,
-  key_id uuid, organization_id uuid, name text, type text, category text, permissions text[], metadata text, expires_at timestamptz, owner_id uuid,
-  outdated boolean, quota_total bigint, quota_daily bigint, quota_weekly bigint, quota_monthly bigint, requests_per_minute bigint, tokens_per_minute bigint,
-  minute_left bigint, token_left bigint, total_left bigint, day_left bigint, week_left bigint, month_left bigint, at timestamptz, retry_at timestamptz,
-  key_number integer, pepper_id text, argon2 text
-) LANGUAGE plpgsql VOLATILE ROWS 64 AS $$
+  p_endpoint text[], p_request_id text[],
+  OUT at timestamptz, OUT codes smallint[], OUT rules smallint[], OUT positions bigint[], OUT keys integer[], OUT versions integer[], OUT outdated boolean[],
+  OUT minute_left bigint[], OUT token_left bigint[], OUT total_left bigint[], OUT day_left bigint[], OUT week_left bigint[], OUT month_left bigint[],
+  OUT special json[]
+) LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
-  present timestamptz;
+  present timestamptz := ledger_now();
+  present_second bigint := floor(extract(epoch FROM present));
+  behind integer[];
 BEGIN
-  present := lock_windows(ARRAY(
-    SELECT k.number FROM key_verifiers v JOIN api_keys k ON k.id = v.key_id WHERE v.lookup_id = ANY (p_lookup_id)));
+  behind := ARRAY(
+    SELECT w.key FROM unnest(p_lookup_id) AS l (lookup_id)
+    JOIN key_verifiers v ON v.lookup_id = l.lookup_id
+    JOIN key_windows w ON w.key = v.key
+    WHERE w.second_bucket < present_second);
+  IF cardinality(behind) > 0 THEN
+    PERFORM 1 FROM key_windows WHERE key = ANY (behind) ORDER BY key FOR NO KEY UPDATE;
+    PERFORM advance_windows(behind, present);
+  END IF;
 
-  RETURN QUERY
   WITH caller AS MATERIALIZED (
     SELECT c.ordinal, o.id AS organization_id, o.number AS organization,
       CASE
@@ -190,8 +219,8 @@ BEGIN
   ),
   checked AS MATERIALIZED (
     SELECT r.ordinal, r.cost, r.ip, r.endpoint, r.request_id, c.organization, q.position AS answered_position, q.answer AS answered,
-      k.id AS key_id, k.number AS key, k.organization_id, k.name, k.type, k.category, k.permissions, k.metadata, k.expires_at, k.owner_id, NOT v.current AS outdated,
-      k.quota_total, k.quota_daily, k.quota_weekly, k.quota_monthly, k.requests_per_minute, k.tokens_per_minute, v.pepper_id, v.argon2,
+      k.number AS key, k.version, NOT v.current AS outdated,
+      k.quota_total, k.quota_daily, k.quota_weekly, k.quota_monthly, k.requests_per_minute, k.tokens_per_minute,
       CASE
         WHEN c.code <> 0 THEN c.code
         WHEN q.position IS NOT NULL THEN CASE WHEN q.answer IS NULL THEN 103 ELSE 0 END
@@ -206,106 +235,103 @@ BEGIN
         WHEN cardinality(k.allowed_origins) > 0 AND (r.origin IS NULL OR NOT r.origin = ANY (k.allowed_origins)) THEN 7
         WHEN NOT string_to_array(r.permissions, ' ') <@ k.permissions THEN 4
         ELSE 0
-      END AS code
+      END AS code,
+      CASE WHEN v.pepper_id <> p_pepper_id THEN json_build_object('pepperId', v.pepper_id, 'argon2', v.argon2) END AS other_pepper
     FROM unnest(p_caller, p_lookup_id, p_mac, p_cost, p_permissions, p_environment, p_ip, p_origin, p_endpoint, p_request_id)
       WITH ORDINALITY AS r (caller, lookup_id, mac, cost, permissions, environment, ip, origin, endpoint, request_id, ordinal)
     JOIN caller c ON c.ordinal = r.caller
-    LEFT JOIN usage_requests q ON r.request_id IS NOT NULL AND q.organization = c.organization AND q.request_id = r.request_id
+    LEFT JOIN usage_requests q ON q.organization = c.organization AND q.request_id = r.request_id
     LEFT JOIN key_verifiers v ON v.lookup_id = r.lookup_id
-    LEFT JOIN api_keys k ON k.id = v.key_id
+    LEFT JOIN api_keys k ON k.number = v.key
   ),
-  asking AS MATERIALIZED (
-    SELECT g.*, w,
-      ARRAY[
-        g.requests_per_minute - w.minute_closed - w.second_count,
-        -- Tokens are charged when usage is settled: here there only has to be any room at all, whatever the request costs.
-        CASE WHEN g.tokens_per_minute - w.token_closed - w.token_count <= 0 THEN -1 END,
-        g.quota_total - w.total,
-        g.quota_daily - w.day_closed - w.half_hour_count,
-        g.quota_weekly - w.week_closed - w.quarter_count,
-        g.quota_monthly - w.month_closed - w.quarter_count
-      ] AS room
-    FROM (
-      SELECT c.key, array_agg(c.ordinal ORDER BY c.ordinal) AS ordinals, array_agg(c.cost::bigint ORDER BY c.ordinal) AS costs,
-        sum(c.cost) + (min(c.cost) = 0)::integer AS cost, min(c.requests_per_minute) AS requests_per_minute, min(c.tokens_per_minute) AS tokens_per_minute,
-        min(c.quota_total) AS quota_total, min(c.quota_daily) AS quota_daily, min(c.quota_weekly) AS quota_weekly, min(c.quota_monthly) AS quota_monthly
-      FROM checked c
-      WHERE c.code = 0 AND c.answered_position IS NULL
-      GROUP BY c.key
-    ) AS g
-    JOIN key_windows w ON w.key = g.key
+  asking AS (
+    SELECT c.key, array_agg(c.ordinal) AS ordinals, array_agg(c.cost::bigint) AS costs, sum(c.cost) + (min(c.cost) = 0)::integer AS cost,
+      min(c.requests_per_minute) AS per_minute, min(c.tokens_per_minute) AS tokens, min(c.quota_total) AS total, min(c.quota_daily) AS daily,
+      min(c.quota_weekly) AS weekly, min(c.quota_monthly) AS monthly
+    FROM checked c
+    WHERE c.code = 0 AND c.answered_position IS NULL
+    GROUP BY c.key
+    ORDER BY c.key
   ),
-  judged AS MATERIALIZED (
-    SELECT a.key, a.room, a.w, j.ordinal, j.cost, j.rule, sum(CASE j.rule WHEN 0 THEN j.cost ELSE 0 END) OVER (PARTITION BY a.key ORDER BY j.ordinal) AS spent
+  consumed AS MATERIALIZED (
+    UPDATE key_windows w SET (total, second_count, half_hour_count, quarter_count) = (
+      SELECT w.total + g.cost, w.second_count + g.cost, w.half_hour_count + g.cost, w.quarter_count + g.cost
+      FROM (
+        SELECT CASE
+          -- Nearly always everything fits. A NULL is a rule that the key has not.
+          WHEN a.cost <= least(
+            a.per_minute - w.minute_closed - w.second_count,
+            -- Tokens are charged when usage is settled: here there only has to be any room at all, whatever the request costs.
+            CASE WHEN a.tokens <= w.token_closed + w.token_count THEN -1 END,
+            a.total - w.total, a.daily - w.day_closed - w.half_hour_count, a.weekly - w.week_closed - w.quarter_count,
+            a.monthly - w.month_closed - w.quarter_count, 9223372036854775807)
+          THEN a.cost - (0 = ANY (a.costs))::integer
+          ELSE granted_cost(a.costs, ARRAY[
+            a.per_minute - w.minute_closed - w.second_count, CASE WHEN a.tokens <= w.token_closed + w.token_count THEN -1 END,
+            a.total - w.total, a.daily - w.day_closed - w.half_hour_count, a.weekly - w.week_closed - w.quarter_count,
+            a.monthly - w.month_closed - w.quarter_count])
+        END AS cost
+      ) AS g
+    )
     FROM asking a
-    CROSS JOIN LATERAL unnest(
-      a.ordinals, a.costs,
-      -- Nearly always everything fits.
-      CASE WHEN a.cost > least(a.room[1], a.room[2], a.room[3], a.room[4], a.room[5], a.room[6])
-        THEN refusing_rules(a.costs, a.room) ELSE array_fill(0::smallint, ARRAY[cardinality(a.costs)]) END
-    ) AS j (ordinal, cost, rule)
+    WHERE w.key = a.key
+    RETURNING w.key, a.ordinals, a.costs, new.second_bucket,
+      CASE WHEN new.total - old.total < a.cost - (0 = ANY (a.costs))::integer OR 0 = ANY (a.costs) THEN refusing_rules(a.costs, ARRAY[
+        a.per_minute - old.minute_closed - old.second_count, CASE WHEN a.tokens <= old.token_closed + old.token_count THEN -1 END,
+        a.total - old.total, a.daily - old.day_closed - old.half_hour_count, a.weekly - old.week_closed - old.quarter_count,
+        a.monthly - old.month_closed - old.quarter_count]) END AS rules,
+      a.per_minute - new.minute_closed - new.second_count AS minute_left, a.tokens - new.token_closed - new.token_count AS token_left,
+      a.total - new.total AS total_left, a.daily - new.day_closed - new.half_hour_count AS day_left,
+      a.weekly - new.week_closed - new.quarter_count AS week_left, a.monthly - new.month_closed - new.quarter_count AS month_left
   ),
-  spending AS (
-    SELECT j.key, sum(j.cost) AS cost FROM judged j WHERE j.rule = 0 AND j.cost > 0 GROUP BY j.key
-  ),
-  consumed AS (
-    UPDATE key_windows u SET
-      total = u.total + s.cost, second_count = u.second_count + s.cost, half_hour_count = u.half_hour_count + s.cost, quarter_count = u.quarter_count + s.cost
-    FROM spending s WHERE u.key = s.key
-    RETURNING u.key
+  judged AS (
+    SELECT j.ordinal, coalesce(j.rule, 0::smallint) AS rule, u.second_bucket, u.minute_left, u.token_left, u.total_left, u.day_left, u.week_left, u.month_left
+    FROM consumed u CROSS JOIN LATERAL unnest(u.ordinals, u.rules) AS j (ordinal, rule)
   ),
   answers AS MATERIALIZED (
-    SELECT c.*, j.rule, j.room, j.spent, j.w, (CASE WHEN j.rule IN (1, 2) THEN 11 WHEN j.rule > 2 THEN 10 ELSE c.code END)::smallint AS final,
-      row_number() OVER (PARTITION BY c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102, 103) AND c.answered_position IS NULL AND c.cost > 0 ORDER BY c.ordinal) AS nth,
-      c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102, 103) AND c.answered_position IS NULL AND c.cost > 0 AS recording
+    SELECT c.*, j.rule, j.minute_left, j.token_left, j.total_left, j.day_left, j.week_left, j.month_left,
+      (CASE WHEN j.rule IN (1, 2) THEN 11 WHEN j.rule > 2 THEN 10 ELSE c.code END)::smallint AS final,
+      greatest(present, to_timestamp(j.second_bucket)) AS recorded_at,
+      c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102, 103) AND c.answered_position IS NULL AND c.cost > 0 AS recording,
+      count(*) FILTER (WHERE c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102, 103) AND c.answered_position IS NULL AND c.cost > 0)
+        OVER (ORDER BY c.ordinal ROWS UNBOUNDED PRECEDING) AS nth
     FROM checked c LEFT JOIN judged j ON j.ordinal = c.ordinal
   ),
   -- Evaluated after the windows are consumed: the log's lock is the last to be taken, and held for the shortest time.
   reserved AS MATERIALIZED (
-    SELECT (reserve_positions()).first_position
-    FROM (SELECT count(*) AS n FROM answers a WHERE a.recording) AS r, (SELECT count(*) AS n FROM consumed) AS c
-    WHERE r.n > 0 AND c.n >= 0
+    SELECT (reserve_positions()).first_position, pg_notify('keyledger_log', '')
+    FROM (SELECT max(nth) AS n FROM answers) AS r WHERE r.n > 0
+  ),
+  placed AS MATERIALIZED (
+    SELECT a.*, CASE WHEN a.recording THEN b.first_position + a.nth - 1 ELSE a.answered_position END AS position,
+      CASE WHEN a.rule > 0 THEN (ARRAY[a.requests_per_minute, a.tokens_per_minute, a.quota_total, a.quota_daily, a.quota_weekly, a.quota_monthly])[a.rule] END AS cap
+    FROM answers a LEFT JOIN reserved b ON true
   ),
   recorded AS (
     INSERT INTO usage_events (position, recorded_at, organization, key, credits, kind, code, ip, endpoint, request_id, detail)
-    SELECT b.first_position + a.nth - 1, present, a.organization, a.key, CASE a.final WHEN 0 THEN a.cost ELSE 0 END, 1, a.final, a.ip, a.endpoint, a.request_id,
-      CASE WHEN a.rule > 0 THEN (ARRAY['key_minute', 'key_tokens', 'total', 'daily', 'weekly', 'monthly'])[a.rule] || ' ' || greatest(0, a.room[a.rule] - a.spent) || ' left of '
-        || (ARRAY[a.requests_per_minute, a.tokens_per_minute, a.quota_total, a.quota_daily, a.quota_weekly, a.quota_monthly])[a.rule] END
-    FROM answers a, reserved b
-    WHERE a.recording
-  ),
-  final AS MATERIALIZED (
-    SELECT a.ordinal::integer, a.final AS code, coalesce(a.rule, 0::smallint) AS rule, coalesce(b.first_position + a.nth - 1, a.answered_position) AS "position", a.answered,
-      a.key_id, a.organization_id, a.name, a.type, a.category, a.permissions, a.metadata::text, a.expires_at, a.owner_id, a.outdated,
-      a.quota_total, a.quota_daily, a.quota_weekly, a.quota_monthly, a.requests_per_minute, a.tokens_per_minute,
-      greatest(0, a.room[1] - a.spent)::bigint AS minute_left, greatest(0, a.tokens_per_minute - (a.w).token_closed - (a.w).token_count)::bigint AS token_left,
-      greatest(0, a.room[3] - a.spent)::bigint AS total_left, greatest(0, a.room[4] - a.spent)::bigint AS day_left,
-      greatest(0, a.room[5] - a.spent)::bigint AS week_left, greatest(0, a.room[6] - a.spent)::bigint AS month_left, present AS at,
-      CASE WHEN a.rule > 0 THEN (
-        SELECT CASE a.rule
-          WHEN 1 THEN room_at(x.seconds, (a.w).second_count + a.spent::bigint, (a.w).second_bucket, 60, 1, greatest(a.cost, 1) - a.room[1] + a.spent::bigint)
-          WHEN 2 THEN room_at(x.tokens, (a.w).token_count, (a.w).second_bucket, 60, 1, 1 + (a.w).token_closed + (a.w).token_count - a.tokens_per_minute)
-          WHEN 4 THEN room_at(x.half_hours, (a.w).half_hour_count + a.spent::bigint, (a.w).half_hour_bucket, 48, 1800, greatest(a.cost, 1) - a.room[4] + a.spent::bigint)
-          WHEN 5 THEN room_at(x.quarters, (a.w).quarter_count + a.spent::bigint, (a.w).quarter_bucket, 28, 21600, greatest(a.cost, 1) - a.room[5] + a.spent::bigint)
-          WHEN 6 THEN room_at(x.quarters, (a.w).quarter_count + a.spent::bigint, (a.w).quarter_bucket, 120, 21600, greatest(a.cost, 1) - a.room[6] + a.spent::bigint)
-        END FROM key_window_buckets x WHERE x.key = a.key) END AS retry_at,
-      a.key AS key_number, CASE a.code WHEN 102 THEN a.pepper_id END AS pepper_id, CASE a.code WHEN 102 THEN a.argon2 END AS argon2,
-      a.request_id, a.recording, a.organization
-    FROM answers a LEFT JOIN reserved b ON a.recording
+    SELECT p.position, p.recorded_at, p.organization, p.key, CASE p.final WHEN 0 THEN p.cost ELSE 0 END, 1, p.final, p.ip, p.endpoint, p.request_id,
+      CASE WHEN p.rule > 0 THEN format('%s: %s left of %s', (ARRAY['key_minute', 'key_tokens', 'total', 'daily', 'weekly', 'monthly'])[p.rule],
+        greatest(0, (ARRAY[p.minute_left, p.token_left, p.total_left, p.day_left, p.week_left, p.month_left])[p.rule]), p.cap) END
+    FROM placed p
+    WHERE p.recording
   ),
   remembered AS (
     INSERT INTO usage_requests (organization, request_id, position, recorded_at, answer)
-    SELECT f.organization, f.request_id, f."position", present, row_to_json(f)
-    FROM final f WHERE f.recording AND f.request_id IS NOT NULL
-  ),
-  woken AS (
-    -- At most one notification a commit and text: the payload is left empty so that a busy log wakes its readers, not the queue.
-    SELECT pg_notify('keyledger_log', '') FROM reserved
+    SELECT p.organization, p.request_id, p.position, p.recorded_at, json_build_object(
+      'at', p.recorded_at, 'code', p.final, 'rule', p.rule, 'outdated', p.outdated, 'minuteLeft', p.minute_left, 'totalLeft', p.total_left, 'dayLeft', p.day_left,
+      'weekLeft', p.week_left, 'monthLeft', p.month_left, 'retryAt', CASE WHEN p.rule > 0 THEN retry_at(p.key, p.rule, greatest(p.cost, 1), p.cap) END,
+      'key', (SELECT to_json(k) FROM api_keys k WHERE k.number = p.key))
+    FROM placed p
+    WHERE p.recording AND p.request_id IS NOT NULL
   )
-  SELECT f.ordinal, f.code, f.rule, f."position", f.answered, f.key_id, f.organization_id, f.name, f.type, f.category, f.permissions, f.metadata, f.expires_at, f.owner_id,
-    f.outdated, f.quota_total, f.quota_daily, f.quota_weekly, f.quota_monthly, f.requests_per_minute, f.tokens_per_minute,
-    f.minute_left, f.token_left, f.total_left, f.day_left, f.week_left, f.month_left, f.at, f.retry_at, f.key_number, f.pepper_id, f.argon2
-  FROM final f LEFT JOIN woken ON true;
+  SELECT present, array_agg(p.final ORDER BY p.ordinal), array_agg(coalesce(p.rule, 0::smallint) ORDER BY p.ordinal), array_agg(p.position ORDER BY p.ordinal),
+    array_agg(p.key ORDER BY p.ordinal), array_agg(p.version ORDER BY p.ordinal), array_agg(p.outdated ORDER BY p.ordinal),
+    array_agg(p.minute_left ORDER BY p.ordinal), array_agg(p.token_left ORDER BY p.ordinal), array_agg(p.total_left ORDER BY p.ordinal),
+    array_agg(p.day_left ORDER BY p.ordinal), array_agg(p.week_left ORDER BY p.ordinal), array_agg(p.month_left ORDER BY p.ordinal),
+    array_agg(CASE WHEN p.answered IS NOT NULL THEN p.answered WHEN p.code = 102 THEN p.other_pepper
+      WHEN p.rule > 0 THEN json_build_object('retryAt', retry_at(p.key, p.rule, greatest(p.cost, 1), p.cap)) END ORDER BY p.ordinal)
+  INTO at, codes, rules, positions, keys, versions, outdated, minute_left, token_left, total_left, day_left, week_left, month_left, special
+  FROM placed p;
 END $$;
 
 -- Adds counts to closed sub-buckets: deltas[i] to closed[i], both newest first.
@@ -452,4 +478,4 @@ GRANT SELECT, INSERT, UPDATE ON key_windows, key_window_buckets TO keyledger_ser
 GRANT SELECT, INSERT, DELETE ON usage_requests TO keyledger_server;
 GRANT SELECT, INSERT ON settlements TO keyledger_server;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA keyledger FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION close_buckets, sum_of, advance_windows, lock_windows, refusing_rules, room_at, admit, add_buckets, spread, charge_windows, record_usage TO keyledger_server;
+GRANT EXECUTE ON FUNCTION close_buckets, sum_of, advance_windows, lock_windows, refusing_rules, granted_cost, room_at, retry_at, admit, add_buckets, spread, charge_windows, record_usage TO keyledger_server;

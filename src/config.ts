@@ -55,8 +55,11 @@ export class ConfigError extends Error {
   }
 }
 
-/** Reads every setting of the process from its environment. An empty variable counts as unset. Throws a {@link ConfigError} with all faults at once. */
-export function readConfig(env: NodeJS.ProcessEnv): Config {
+/**
+ * Reads every setting of the process from its environment. An empty variable counts as unset. Throws a {@link ConfigError} with all faults at once.
+ * `needsPeppers: false` is for commands that verify no key: they need no KEY_PEPPERS beside a DATABASE_URL.
+ */
+export function readConfig(env: NodeJS.ProcessEnv, { needsPeppers = true }: { readonly needsPeppers?: boolean } = {}): Config {
   const faults: string[] = [];
   const text = (name: string) => {
     const value = env[name]?.trim();
@@ -122,7 +125,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
           `can't be read (${wrong})`,
           'it takes id:base64,… with 32 bytes at least each, for example p1:$(openssl rand -base64 32)',
         );
-  } else if (external) {
+  } else if (external && needsPeppers) {
     fault(
       'KEY_PEPPERS',
       'is not set but DATABASE_URL is',

@@ -34,7 +34,11 @@ function eventSchemas(): unknown {
     const { $schema: _dialect, ...rest } = z.toJSONSchema(schema, { io: 'output' });
     return [type, rest] as const;
   });
-  return { $schema: 'https://json-schema.org/draft/2020-12/schema', title: "The data of keyledger's events, by type", $defs: Object.fromEntries(events) };
+  return {
+    $schema: 'https://json-schema.org/draft/2020-12/schema',
+    title: "The data of keyledger's events, by type",
+    $defs: Object.fromEntries(events),
+  };
 }
 
 function jsonFile(value: unknown): string {

@@ -2,7 +2,7 @@ import { pino } from 'pino';
 
 import { ConfigError, readConfig, type Config } from './config.ts';
 import { UnsafeDatabase } from './postgres/boot-checks.ts';
-import { explainConnectionFailure } from './postgres/connection-failure.ts';
+import { NoConnection } from './postgres/connection-failure.ts';
 import { PostgresStartFailure } from './postgres/embedded-process.ts';
 import { MigrationRefused } from './postgres/migrate.ts';
 import { startServer, type RunningServer } from './start-server.ts';
@@ -31,7 +31,7 @@ export async function serve(env: NodeJS.ProcessEnv, io: Io): Promise<number> {
   process.on('SIGINT', onSignal).on('SIGTERM', onSignal);
   try {
     const server = await startServer(config, { logger, signal: stopping.signal, onProgress: io.out });
-    greet(server, io);
+    io.out(greeting(server));
     const failure = await Promise.race([asked.promise.then(() => null), server.failed]);
     if (failure !== null) io.err(failure);
     else io.out('keyledger is stopping.');
@@ -46,30 +46,34 @@ export async function serve(env: NodeJS.ProcessEnv, io: Io): Promise<number> {
   }
 }
 
-function greet(server: RunningServer, io: Io): void {
-  io.out(`keyledger listens on ${server.url}`);
-  io.out(`  GraphQL and GraphiQL  ${server.url}/graphql`);
-  io.out(`  Verification          ${server.url}/v1/verify`);
-  io.out(`  Health and metrics    ${server.url}/readyz  ${server.url}/metrics`);
-  if (server.firstOwner === null) return;
-  const token = server.firstOwner.token.reveal(); // the one time that it is shown
-  io.out('');
-  io.out("The first owner's access token, shown only now:");
-  io.out(`  ${token}`);
-  io.out('');
-  io.out('A first request to paste:');
-  io.out(`  curl -s ${server.url}/graphql -H 'authorization: Bearer ${token}' -H 'content-type: application/json' \\`);
-  io.out(`    -d '{"query":"{ viewer { actorId role organization { id name plan } } }"}'`);
+function greeting({ url, firstOwner }: RunningServer): string {
+  const places = [
+    `keyledger listens on ${url}`,
+    `  GraphQL and GraphiQL  ${url}/graphql`,
+    `  Verification          ${url}/v1/verify`,
+    `  Health and metrics    ${url}/readyz  ${url}/metrics`,
+  ];
+  if (firstOwner === null) return places.join('\n');
+  const token = firstOwner.token.reveal(); // the one time that it is shown
+  return [
+    ...places,
+    '',
+    "The first owner's access token, shown only now:",
+    `  ${token}`,
+    '',
+    'A first request to paste:',
+    `  curl -s ${url}/graphql -H 'authorization: Bearer ${token}' -H 'content-type: application/json' \\`,
+    `    -d '{"query":"{ viewer { actorId role organization { id name plan } } }"}'`,
+  ].join('\n');
 }
 
 /** One sentence for what can be foreseen; the stack only for what can't. */
 function explainStartFailure(error: unknown, config: Config): string {
-  if (error instanceof UnsafeDatabase || error instanceof MigrationRefused || error instanceof PostgresStartFailure) return error.message;
+  if (error instanceof UnsafeDatabase || error instanceof MigrationRefused || error instanceof PostgresStartFailure || error instanceof NoConnection) return error.message;
   const code = codeOf(error);
   if (code === 'EADDRINUSE') return `Port ${config.port} on ${config.host} is in use; stop what listens there, or set PORT to another one.`;
   if (code === 'EACCES' && syscallOf(error) === 'listen') return `Port ${config.port} may not be used by this user; set PORT to one above 1023.`;
-  if (code === 'EADDRNOTAVAIL') return `HOST ${config.host} is no address of this machine; set HOST to one that is, such as 127.0.0.1.`;
-  if (config.databaseUrl !== undefined && code !== undefined) return explainConnectionFailure(error, config.databaseUrl);
+  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return `HOST ${config.host} is no address of this machine; set HOST to one that is, such as 127.0.0.1.`;
   return error instanceof Error ? error.message : String(error);
 }
 

@@ -25,6 +25,7 @@ import { listenForAppends } from './ledger/wake.ts';
 import { assertDurableSettings } from './postgres/boot-checks.ts';
 import { choosePostgres } from './postgres/choose-postgres.ts';
 import { clientConfig } from './postgres/client-config.ts';
+import { explainingFailure } from './postgres/connection-failure.ts';
 import { migrate } from './postgres/migrate.ts';
 import { openDatabase } from './postgres/pool.ts';
 import { createProjector } from './projections/projector.ts';
@@ -67,13 +68,13 @@ export async function startServer(config: Config, { logger, signal, onProgress }
     signal,
   });
   acquired.defer(() => postgres.stop());
-  const { applied } = await migrate({ ownerUrl: postgres.ownerUrl, onProgress });
+  const { applied } = await explainingFailure(postgres.ownerUrl, () => migrate({ ownerUrl: postgres.ownerUrl, onProgress }));
   signal.throwIfAborted();
 
   const connection = { connectionString: postgres.serverUrl, applicationName: APPLICATION_NAME };
   const database = openDatabase({ ...connection, maxConnections: config.databasePoolSize, onError });
   acquired.defer(() => database.close());
-  await assertDurableSettings(database);
+  await explainingFailure(postgres.serverUrl, () => assertDurableSettings(database.pool));
 
   const peppers = createPeppers(config.keyPeppers ?? (await loadOrCreatePepper(config.dataDir)));
   const argon2 = createArgon2Verifiers({ concurrency: 1, queueLimit: 64 });
@@ -145,11 +146,11 @@ export async function startServer(config: Config, { logger, signal, onProgress }
     metrics,
     trustedProxies: config.trustedProxies,
   });
-  const firstOwner = await createFirstOwner({ ...context, organizations, tokens }, config.bootstrapToken);
-  signal.throwIfAborted();
   const { port, url } = await http.listen();
   // Sockets and streams end by word of the product, not by the end of the grace.
   acquired.defer(async () => void (await Promise.all([graphql.close(), http.drain(config.shutdownGraceSeconds * SECOND_MS)])));
+  // Last, when nothing can come between the token and its being shown: a start that failed over its port would have used it up.
+  const firstOwner = await createFirstOwner({ ...context, organizations, tokens }, config.bootstrapToken);
 
   const release = acquired.move();
   return { url, port, postgres: postgres.kind, applied, firstOwner, failed: failed.promise, close: () => release.disposeAsync() };

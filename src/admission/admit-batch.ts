@@ -1,8 +1,8 @@
 import type { QueryConfig } from 'pg';
 
-import type { KeyType } from '../domain/key-format.ts';
 import { permissionsOf, ROLES } from '../domain/permissions.ts';
 import type { VerifyCaller, VerifyRequest } from './admission.ts';
+import type { StoredKey } from './key-facts.ts';
 
 /** A request as the batch's statement takes it. */
 export type Asked = {
@@ -14,45 +14,41 @@ export type Asked = {
   readonly mac: Buffer;
 };
 
-/** What the statement answers for one request; the columns of the SQL function `admit` (migration 0004). */
+/** What the SQL function `admit` (migration 0004) answers for a batch: one row of arrays, an element a request. */
 export type AdmitRow = {
-  readonly ordinal: number;
-  readonly code: number;
-  readonly rule: number;
-  readonly position: bigint | null;
-  readonly answered: Decided | null;
-  readonly pepper_id: string | null;
-  readonly argon2: string | null;
-} & Decided;
+  readonly at: Date;
+  readonly codes: readonly number[];
+  readonly rules: readonly number[];
+  readonly positions: readonly (bigint | null)[];
+  /** The number and version of the key that was found, whether or not the secret was right. */
+  readonly keys: readonly (number | null)[];
+  readonly versions: readonly (number | null)[];
+  readonly outdated: readonly (boolean | null)[];
+  readonly minute_left: readonly (bigint | null)[];
+  readonly token_left: readonly (bigint | null)[];
+  readonly total_left: readonly (bigint | null)[];
+  readonly day_left: readonly (bigint | null)[];
+  readonly week_left: readonly (bigint | null)[];
+  readonly month_left: readonly (bigint | null)[];
+  /** A stored answer, the other pepper's verifier, or when a refused request could pass. */
+  readonly special: readonly (Special | null)[];
+};
 
-/** The part of a row that a replay repeats; numbers may come as text or JSON numbers, moments as Date or text. */
-export type Decided = {
+export type Special = StoredAnswer | { readonly pepperId: string; readonly argon2: string } | { readonly retryAt: string | null };
+
+/** What `usage_requests.answer` holds: enough to give the same answer again, whatever became of the key. */
+export type StoredAnswer = {
+  readonly at: string;
   readonly code: number;
-  readonly rule: number;
-  readonly key_id: string | null;
-  readonly organization_id: string;
-  readonly name: string;
-  readonly type: KeyType;
-  readonly category: string;
-  readonly permissions: readonly string[];
-  readonly metadata: string;
-  readonly expires_at: Date | string | null;
-  readonly owner_id: string | null;
+  readonly rule: number | null;
   readonly outdated: boolean;
-  readonly quota_total: bigint | number | null;
-  readonly quota_daily: bigint | number | null;
-  readonly quota_weekly: bigint | number | null;
-  readonly quota_monthly: bigint | number | null;
-  readonly requests_per_minute: bigint | number | null;
-  readonly tokens_per_minute: bigint | number | null;
-  readonly minute_left: bigint | number | null;
-  readonly token_left: bigint | number | null;
-  readonly total_left: bigint | number | null;
-  readonly day_left: bigint | number | null;
-  readonly week_left: bigint | number | null;
-  readonly month_left: bigint | number | null;
-  readonly at: Date | string;
-  readonly retry_at: Date | string | null;
+  readonly minuteLeft: number | null;
+  readonly totalLeft: number | null;
+  readonly dayLeft: number | null;
+  readonly weekLeft: number | null;
+  readonly monthLeft: number | null;
+  readonly retryAt: string | null;
+  readonly key: StoredKey;
 };
 
 /** Codes of `admit` that are no outcome of a verification. */

@@ -2,32 +2,57 @@ import { randomUUID } from 'node:crypto';
 
 import { VERIFICATION_REFUSALS } from '../domain/refusals.ts';
 import { codeOf, httpStatusOf, requestIdOf } from '../domain/usage.ts';
-import type { JsonValue } from '../lib/canonical-json.ts';
-import type { RefusedBy, VerifyAnswer } from './admission.ts';
-import type { Decided } from './admit-batch.ts';
+import type { RefusedBy, VerifiedKey, VerifyAnswer } from './admission.ts';
+import type { StoredAnswer } from './admit-batch.ts';
+import { toKeyFacts, type KeyFacts } from './key-facts.ts';
 
 const MINUTE_SECONDS = 60;
 /** The rules of `admit` by number; 0 is none. */
 const RULES = [null, 'key_minute', 'key_tokens', 'total', 'daily', 'weekly', 'monthly'] as const;
 
-/** Puts a decided row into the form of the public contract. `requestId` is the caller's own or null. */
-export function toAnswer(row: Decided, position: bigint | null, requestId: string | null): VerifyAnswer {
-  const code = codeOf(row.code);
-  const refusedBy = refusedByRule(row);
-  const limited = code === 'VALID' || refusedBy !== null;
+/** One request's part of a decided batch. `left` are units after the batch; null where the key has no such limit. */
+export type Decided = {
+  readonly code: number;
+  readonly rule: number;
+  readonly position: bigint | null;
+  readonly outdated: boolean;
+  readonly atMs: number;
+  readonly retryAtMs: number | null;
+  readonly left: { readonly minute: number | null; readonly total: number | null; readonly daily: number | null; readonly weekly: number | null; readonly monthly: number | null };
+};
+
+/** Puts a decision into the form of the public contract. `requestId` is the caller's own or null; `key` null where the secret was not right. */
+export function toAnswer(decided: Decided, key: KeyFacts | null, requestId: string | null): VerifyAnswer {
+  const code = codeOf(decided.code);
+  const refusedBy = refusedByRule(decided);
+  const limited = key !== null && (code === 'VALID' || refusedBy !== null);
   return {
     kind: 'answer',
     code,
     message: code === 'VALID' ? null : messageOf(code, refusedBy),
     httpStatus: httpStatusOf(code),
-    requestId: requestId ?? (position === null ? randomUUID() : requestIdOf(position)),
-    position,
-    key: code === 'VALID' ? keyOf(row) : null,
-    rateLimit: limited ? rateLimitOf(row) : null,
-    quotas: limited ? quotasOf(row) : [],
+    requestId: requestId ?? (decided.position === null ? randomUUID() : requestIdOf(decided.position)),
+    position: decided.position,
+    key: code === 'VALID' ? verifiedKey(key, decided.outdated) : null,
+    rateLimit: limited ? rateLimitOf(decided, key) : null,
+    quotas: limited ? quotasOf(decided, key) : [],
     refusedBy,
-    keyId: code === 'INVALID_KEY' ? null : row.key_id,
+    keyId: key === null ? null : key.id,
   };
+}
+
+/** The answer that was given to the first request with an id. */
+export function repeatAnswer(stored: StoredAnswer, position: bigint | null, requestId: string | null): VerifyAnswer {
+  const decided: Decided = {
+    code: stored.code,
+    rule: stored.rule ?? 0,
+    position,
+    outdated: stored.outdated,
+    atMs: Date.parse(stored.at),
+    retryAtMs: stored.retryAt === null ? null : Date.parse(stored.retryAt),
+    left: { minute: stored.minuteLeft, total: stored.totalLeft, daily: stored.dayLeft, weekly: stored.weekLeft, monthly: stored.monthLeft },
+  };
+  return toAnswer(decided, toKeyFacts(stored.key), requestId);
 }
 
 function messageOf(code: Exclude<ReturnType<typeof codeOf>, 'VALID'>, refusedBy: RefusedBy | null): string {
@@ -35,46 +60,30 @@ function messageOf(code: Exclude<ReturnType<typeof codeOf>, 'VALID'>, refusedBy:
   return refusedBy !== null && 'quota' in refusedBy ? `${message} ${refusedBy.quota}` : message;
 }
 
-function refusedByRule(row: Decided): RefusedBy | null {
-  const rule = RULES[row.rule];
+function refusedByRule(decided: Decided): RefusedBy | null {
+  const rule = RULES[decided.rule];
   if (rule === null || rule === undefined) return null;
-  const retryAfterSeconds = row.retry_at === null ? null : Math.max(1, Math.ceil((epochMs(row.retry_at) - epochMs(row.at)) / 1000));
+  const retryAfterSeconds = decided.retryAtMs === null ? null : Math.max(1, Math.ceil((decided.retryAtMs - decided.atMs) / 1000));
   return rule === 'key_minute' || rule === 'key_tokens' ? { limit: rule, retryAfterSeconds } : { quota: rule, retryAfterSeconds };
 }
 
-function keyOf(row: Decided): VerifyAnswer['key'] {
-  if (row.key_id === null) throw new Error('A valid verification came without its key.');
-  return {
-    id: row.key_id,
-    name: row.name,
-    type: row.type,
-    category: row.category,
-    permissions: row.permissions,
-    metadata: row.metadata === '{}' ? {} : (JSON.parse(row.metadata) as JsonValue),
-    expiresAt: row.expires_at === null ? null : new Date(row.expires_at),
-    profile: null,
-    organizationId: row.organization_id,
-    ownerId: row.owner_id,
-    outdatedSecret: row.outdated,
-  };
+function verifiedKey(key: KeyFacts | null, outdatedSecret: boolean): VerifiedKey {
+  if (key === null) throw new Error('A valid verification came without its key.');
+  const { id, name, type, category, permissions, metadata, expiresAt, organizationId, ownerId } = key;
+  return { id, name, type, category, permissions, metadata, expiresAt, profile: null, organizationId, ownerId, outdatedSecret };
 }
 
-function rateLimitOf(row: Decided): VerifyAnswer['rateLimit'] {
-  if (row.requests_per_minute === null || row.minute_left === null) return null;
+function rateLimitOf({ left, atMs }: Decided, key: KeyFacts): VerifyAnswer['rateLimit'] {
+  if (key.requestsPerMinute === null || left.minute === null) return null;
   // All of what is used now will have left the window by then.
-  const resetEpochSeconds = Math.floor(epochMs(row.at) / 1000) + 1 + MINUTE_SECONDS;
-  return { limit: Number(row.requests_per_minute), remaining: Number(row.minute_left), resetEpochSeconds };
+  return { limit: key.requestsPerMinute, remaining: Math.max(0, left.minute), resetEpochSeconds: Math.floor(atMs / 1000) + 1 + MINUTE_SECONDS };
 }
 
-function quotasOf(row: Decided): VerifyAnswer['quotas'] {
-  const quotas: { window: 'TOTAL' | 'DAILY' | 'WEEKLY' | 'MONTHLY'; limit: number; remaining: number }[] = [];
-  if (row.quota_total !== null) quotas.push({ window: 'TOTAL', limit: Number(row.quota_total), remaining: Number(row.total_left) });
-  if (row.quota_daily !== null) quotas.push({ window: 'DAILY', limit: Number(row.quota_daily), remaining: Number(row.day_left) });
-  if (row.quota_weekly !== null) quotas.push({ window: 'WEEKLY', limit: Number(row.quota_weekly), remaining: Number(row.week_left) });
-  if (row.quota_monthly !== null) quotas.push({ window: 'MONTHLY', limit: Number(row.quota_monthly), remaining: Number(row.month_left) });
-  return quotas;
-}
-
-function epochMs(moment: Date | string): number {
-  return typeof moment === 'string' ? Date.parse(moment) : moment.getTime();
+function quotasOf({ left }: Decided, { quotas }: KeyFacts): VerifyAnswer['quotas'] {
+  const answer: { window: 'TOTAL' | 'DAILY' | 'WEEKLY' | 'MONTHLY'; limit: number; remaining: number }[] = [];
+  if (quotas.total !== null && left.total !== null) answer.push({ window: 'TOTAL', limit: quotas.total, remaining: Math.max(0, left.total) });
+  if (quotas.daily !== null && left.daily !== null) answer.push({ window: 'DAILY', limit: quotas.daily, remaining: Math.max(0, left.daily) });
+  if (quotas.weekly !== null && left.weekly !== null) answer.push({ window: 'WEEKLY', limit: quotas.weekly, remaining: Math.max(0, left.weekly) });
+  if (quotas.monthly !== null && left.monthly !== null) answer.push({ window: 'MONTHLY', limit: quotas.monthly, remaining: Math.max(0, left.monthly) });
+  return answer;
 }

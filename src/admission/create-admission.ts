@@ -7,16 +7,29 @@ import { fastVerifier, type Peppers } from '../identity/pepper.ts';
 import { isPostgresError, isUniqueViolation } from '../ledger/append.ts';
 import type { Database } from '../postgres/pool.ts';
 import { AdmissionUnavailableError, type Admission, type CallerRefused, type VerifyAnswer, type VerifyCaller, type VerifyRequest } from './admission.ts';
-import { admitBatch, CALLER_FORBIDDEN, CALLER_UNAUTHENTICATED, OTHER_PEPPER, REQUEST_ID_TAKEN, type AdmitRow, type Asked } from './admit-batch.ts';
-import { toAnswer } from './answer.ts';
+import {
+  admitBatch,
+  CALLER_FORBIDDEN,
+  CALLER_UNAUTHENTICATED,
+  OTHER_PEPPER,
+  REQUEST_ID_TAKEN,
+  type AdmitRow,
+  type Asked,
+  type Special,
+} from './admit-batch.ts';
+import { repeatAnswer, toAnswer, type Decided } from './answer.ts';
 import { createBatcher } from './batcher.ts';
+import { createKeyFactsCache, type KeyFacts } from './key-facts.ts';
 import { openPipelinedConnection } from './pipelined-connection.ts';
 import { recordUsage } from './record-usage.ts';
+import { createVerifierRenewal } from './verifier-renewal.ts';
 
 const SECOND_MS = 1000;
 /** A second server's batch with the same request id, or a deadlock's victim: again, so often. */
 const ATTEMPTS = 5;
+const CACHED_KEYS = 100_000;
 const NO_MAC = Buffer.alloc(32);
+const INVALID_KEY = codeNumber('INVALID_KEY');
 
 export type AdmissionOptions = {
   readonly database: Database;
@@ -31,15 +44,20 @@ export type AdmissionOptions = {
 
 export type AdmissionGauges = { queued(): number; inFlight(): number; connected(): boolean };
 
+/** One request's verdict as the batch gave it; `failed`: its statement failed by itself. */
+type Verdict = { readonly decided: Decided; readonly key: KeyFacts | null; readonly special: Special | null } | 'failed';
+
 /** The hot path. Each verification is decided, charged and recorded in the database, together with all others that arrived meanwhile. */
 export function createAdmission(options: AdmissionOptions): Admission & { readonly gauges: AdmissionGauges } {
-  const { database, peppers, argon2, onError } = options;
+  const { database, peppers, onError } = options;
   const connection = openPipelinedConnection({
     // Planned once and never again: planning `admit` costs more than running it. Its estimates are of arrays, so JIT would be wrong each time.
     config: { ...options.connection, options: `${options.connection.options ?? ''} -c plan_cache_mode=force_generic_plan -c jit=off` },
     onError,
   });
-  const batcher = createBatcher<Asked, AdmitRow>({
+  const keyFacts = createKeyFactsCache(database.kysely, CACHED_KEYS);
+  const renewal = createVerifierRenewal({ db: database.kysely, peppers, argon2: options.argon2 });
+  const batcher = createBatcher<Asked, Verdict>({
     run: decideBatch,
     maxInFlight: 2,
     maxBatch: options.maxBatch ?? 500,
@@ -47,38 +65,35 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
     maxWaitMs: 5 * SECOND_MS,
   });
 
-  async function decideBatch(batch: readonly Asked[]): Promise<readonly AdmitRow[]> {
+  async function decideBatch(batch: readonly Asked[]): Promise<readonly Verdict[]> {
     for (let attempt = 1; ; attempt++) {
       try {
-        return inOrder(batch, await connection.query<AdmitRow>(admitBatch(batch, peppers.current.id)));
+        const [row] = await connection.query<AdmitRow>(admitBatch(batch, peppers.current.id));
+        if (row === undefined) throw new Error('admit answered no row: the function of migration 0004 was changed.');
+        return toVerdicts(row, await keyFacts.load(wantedFacts(row)));
       } catch (error) {
         if (!isPostgresError(error)) throw error;
         const collided = ['40P01', '40001'].includes(error.code) || isUniqueViolation(error, 'usage_requests_pkey');
         if (collided && attempt < ATTEMPTS) continue;
         // 53*, 55*, 57*: the server is out of something, locked or going down. The rest would be a request that should not have come so far.
         if (/^(53|55|57|40)/.test(error.code)) throw new AdmissionUnavailableError('The database can not answer now; try again.', { retryAfterSeconds: 1, cause: error });
-        if (batch.length === 1) throw error;
-        return decideApart(batch);
+        onError(error);
+        return batch.length === 1 ? ['failed'] : decideApart(batch);
       }
     }
   }
 
   /** A statement that fails for one request's sake must not fail for its neighbours'. */
-  async function decideApart(batch: readonly Asked[]): Promise<readonly AdmitRow[]> {
+  async function decideApart(batch: readonly Asked[]): Promise<readonly Verdict[]> {
     const half = Math.ceil(batch.length / 2);
-    const parts = await Promise.allSettled([decideBatch(batch.slice(0, half)), decideBatch(batch.slice(half))]);
-    return parts.flatMap((part, index) => {
-      if (part.status === 'fulfilled') return part.value;
-      const size = index === 0 ? half : batch.length - half;
-      onError(part.reason instanceof Error ? part.reason : new Error(String(part.reason)));
-      return Array.from({ length: size }, () => FAILED);
-    });
+    const [first, second] = await Promise.all([decideBatch(batch.slice(0, half)), decideBatch(batch.slice(half))]);
+    return [...first, ...second];
   }
 
   /** Requests under way whose caller chose their id: a second one with the same id waits for the first one's answer to be there to be repeated. */
   const named = new Map<string, Promise<unknown>>();
 
-  async function decide(asked: Asked): Promise<AdmitRow> {
+  async function decide(asked: Asked): Promise<Exclude<Verdict, 'failed'>> {
     const { requestId } = asked.request;
     if (requestId === null) return decideOne(asked);
     const name = `${asked.caller.kind === 'token' ? asked.caller.tokenHash.toString('latin1') : asked.caller.organizationId} ${requestId}`;
@@ -92,55 +107,23 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
     }
   }
 
-  async function decideOne(asked: Asked): Promise<AdmitRow> {
-    const row = await batcher.add(asked);
-    if (row === FAILED) throw new AdmissionUnavailableError('The verification failed; see the log of the server.', { retryAfterSeconds: 1 });
-    return row;
-  }
-
-  /** The key's fast verifier was made with another pepper: check the secret by that one or by argon2id, write the fast verifier anew, and ask again. */
-  async function renewVerifier(asked: Asked, row: AdmitRow): Promise<'renewed' | 'wrong-secret'> {
-    const { pepper_id: pepperId, argon2: durable } = row;
-    if (pepperId === null || durable === null) throw new Error('The statement named another pepper but not which.');
-    const pepper = peppers.get(pepperId);
-    const renewal = database.kysely.updateTable('key_verifiers').set({ mac: asked.mac, pepper_id: peppers.current.id }).where('lookup_id', '=', asked.lookupId).where('pepper_id', '=', pepperId);
-    if (pepper !== undefined) {
-      const { numUpdatedRows } = await renewal.where('mac', '=', fastVerifier(pepper, asked.request.key)).executeTakeFirst();
-      return numUpdatedRows === 1n || (await isRenewed(asked)) ? 'renewed' : 'wrong-secret';
-    }
-    const verdict = await argon2.verify(durable, asked.request.key);
-    switch (verdict) {
-      case 'match':
-        await renewal.where('argon2', '=', durable).execute();
-        return 'renewed';
-      case 'mismatch':
-        return 'wrong-secret';
-      case 'busy':
-        throw new AdmissionUnavailableError('Too many keys are being checked for the first time after a change of pepper; try again.', { retryAfterSeconds: 1 });
-    }
-    return verdict satisfies never;
-  }
-
-  async function isRenewed(asked: Asked): Promise<boolean> {
-    const row = await database.kysely.selectFrom('key_verifiers').select('pepper_id').where('lookup_id', '=', asked.lookupId).executeTakeFirst();
-    return row?.pepper_id === peppers.current.id;
+  async function decideOne(asked: Asked): Promise<Exclude<Verdict, 'failed'>> {
+    const verdict = await batcher.add(asked);
+    if (verdict === 'failed') throw new AdmissionUnavailableError('The verification failed; see the log of the server.', { retryAfterSeconds: 1 });
+    return verdict;
   }
 
   return {
     async verify(caller: VerifyCaller, request: VerifyRequest): Promise<VerifyAnswer | CallerRefused> {
       const parsed = parseKey(request.key);
-      const asked: Asked = {
-        caller,
-        request,
-        lookupId: parsed?.lookupId ?? '',
-        mac: parsed === null ? NO_MAC : fastVerifier(peppers.current, request.key),
-      };
-      let row = await decide(asked);
-      if (row.code === OTHER_PEPPER) {
-        if ((await renewVerifier(asked, row)) === 'renewed') row = await decide(asked);
-        if (row.code === OTHER_PEPPER) return toAnswer({ ...row, code: codeNumber('INVALID_KEY'), rule: 0 }, null, request.requestId);
+      const asked: Asked = { caller, request, lookupId: parsed?.lookupId ?? '', mac: parsed === null ? NO_MAC : fastVerifier(peppers.current, request.key) };
+      let verdict = await decide(asked);
+      if (verdict.special !== null && 'pepperId' in verdict.special) {
+        if ((await renewal.renew(asked, verdict.special)) === 'renewed') verdict = await decide(asked);
+        if (verdict.decided.code === OTHER_PEPPER) return toAnswer({ ...verdict.decided, code: INVALID_KEY }, null, request.requestId);
       }
-      switch (row.code) {
+      const { decided, key, special } = verdict;
+      switch (decided.code) {
         case CALLER_UNAUTHENTICATED:
           return { kind: 'unauthenticated' };
         case CALLER_FORBIDDEN:
@@ -148,7 +131,7 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
         case REQUEST_ID_TAKEN:
           return { kind: 'request-id-taken' };
         default:
-          return toAnswer(row.answered ?? row, row.position, request.requestId);
+          return special !== null && 'key' in special ? repeatAnswer(special, decided.position, request.requestId) : toAnswer(decided, key, request.requestId);
       }
     },
     async recordUsage(organizationId, items) {
@@ -171,11 +154,48 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
   };
 }
 
-// A mark, compared by identity, for the one request that failed by itself.
-const FAILED = Object.freeze({ code: -1 }) as unknown as AdmitRow;
+/** Whether an outcome tells of a key: it was found, and the right secret was presented. */
+function tellsOfKey(code: number): boolean {
+  return code < CALLER_UNAUTHENTICATED && code !== INVALID_KEY;
+}
 
-function inOrder(batch: readonly Asked[], rows: readonly AdmitRow[]): readonly AdmitRow[] {
-  const ordered = new Array<AdmitRow>(batch.length);
-  for (const row of rows) ordered[row.ordinal - 1] = row;
-  return ordered;
+function wantedFacts(row: AdmitRow): ReadonlyMap<number, number> {
+  const wanted = new Map<number, number>();
+  row.keys.forEach((key, index) => {
+    const version = row.versions[index];
+    if (key !== null && version !== null && version !== undefined && tellsOfKey(row.codes[index] ?? INVALID_KEY)) wanted.set(key, version);
+  });
+  return wanted;
+}
+
+function toVerdicts(row: AdmitRow, facts: ReadonlyMap<number, KeyFacts>): readonly Verdict[] {
+  const atMs = row.at.getTime();
+  return row.codes.map((code, index) => {
+    const special = row.special[index] ?? null;
+    const retryAt = special !== null && 'retryAt' in special ? special.retryAt : null;
+    const key = row.keys[index] ?? null;
+    return {
+      decided: {
+        code,
+        rule: row.rules[index] ?? 0,
+        position: row.positions[index] ?? null,
+        outdated: row.outdated[index] ?? false,
+        atMs,
+        retryAtMs: retryAt === null ? null : Date.parse(retryAt),
+        left: {
+          minute: toNumber(row.minute_left[index]),
+          total: toNumber(row.total_left[index]),
+          daily: toNumber(row.day_left[index]),
+          weekly: toNumber(row.week_left[index]),
+          monthly: toNumber(row.month_left[index]),
+        },
+      },
+      key: key !== null && tellsOfKey(code) ? (facts.get(key) ?? null) : null,
+      special,
+    };
+  });
+}
+
+function toNumber(value: bigint | null | undefined): number | null {
+  return value === null || value === undefined ? null : Number(value);
 }

@@ -24,11 +24,16 @@ export const ipText = z.string('give an IP address').transform((text, context) =
 
 /** Absent and null become null. */
 export function orNull<Schema extends z.ZodType>(schema: Schema) {
-  return schema.nullish().transform((value): z.output<Schema> | null => (value === undefined || value === null ? null : (value as z.output<Schema>)));
+  return schema
+    .nullish()
+    .transform((value): z.output<Schema> | null => (value === undefined || value === null ? null : (value as z.output<Schema>)));
 }
 
 /** What a strict object says about a field that it doesn't know, and about a value that is no object. */
-export function objectFault(what: string, known: readonly string[]): z.core.$ZodErrorMap<z.core.$ZodIssueInvalidType<unknown> | z.core.$ZodIssueUnrecognizedKeys> {
+export function objectFault(
+  what: string,
+  known: readonly string[],
+): z.core.$ZodErrorMap<z.core.$ZodIssueInvalidType<unknown> | z.core.$ZodIssueUnrecognizedKeys> {
   return (issue) => {
     if (issue.code !== 'unrecognized_keys') return `give ${what} as a JSON object`;
     const names = issue.keys.slice(0, 5).map((key) => JSON.stringify(key.slice(0, 64)));

@@ -26,7 +26,16 @@ const momentFault = "give a moment with its offset, such as '2026-01-31T12:00:00
 /** Micros and tokens: exact as a JSON number up to the bound, and as text for clients whose 64-bit numbers travel that way. */
 const amount = orNull(
   z
-    .union([z.int(), z.string().regex(/^\d{1,13}$/).transform(Number)], amountFault)
+    .union(
+      [
+        z.int(),
+        z
+          .string()
+          .regex(/^\d{1,13}$/)
+          .transform(Number),
+      ],
+      amountFault,
+    )
     .refine((value) => value >= 0 && value <= MAX_AMOUNT, amountFault)
     .transform((value) => BigInt(value)),
 );
@@ -34,19 +43,29 @@ const amount = orNull(
 /** One item of `POST /v1/usage` and of `recordUsage`; `clock` gives the present, which `at` is held against. */
 export function createUsageItemSchema(clock: () => Date) {
   const moment = z
-    .preprocess((value) => (value instanceof Date && !Number.isNaN(value.getTime()) ? value.toISOString() : value), z.iso.datetime({ offset: true, error: momentFault }))
+    .preprocess(
+      (value) => (value instanceof Date && !Number.isNaN(value.getTime()) ? value.toISOString() : value),
+      z.iso.datetime({ offset: true, error: momentFault }),
+    )
     .transform((value) => new Date(value))
-    .refine((at) => at.getTime() - clock().getTime() <= MAX_AHEAD_MS, 'it lies more than 5 minutes ahead: set the clock of the reporting machine')
+    .refine(
+      (at) => at.getTime() - clock().getTime() <= MAX_AHEAD_MS,
+      'it lies more than 5 minutes ahead: set the clock of the reporting machine',
+    )
     .refine((at) => clock().getTime() - at.getTime() <= MAX_AGE_MS, 'it is more than 30 days ago, which is too old to be recorded');
   const fields = {
-    requestId: orNull(requestIdText).describe('the id that the verification answered or was given; or an id of your own, under which the item is recorded once'),
+    requestId: orNull(requestIdText).describe(
+      'the id that the verification answered or was given; or an id of your own, under which the item is recorded once',
+    ),
     keyId: orNull(z.uuid("give the key's id, a UUID")).describe('needed for a request that was not verified here'),
     at: orNull(moment).describe('when the request happened; now where it is left out'),
     endpoint: plainText(256).describe('method and path'),
     status: z.int(statusFault).min(100, statusFault).max(599, statusFault),
     durationMs: z.int(durationFault).min(0, durationFault).max(MAX_DURATION_MS, durationFault).describe('to the first byte'),
     ip: orNull(ipText).describe("the end client's address"),
-    credits: orNull(z.int(creditsFault).min(0, creditsFault).max(MAX_CREDITS, creditsFault)).describe('units of a request that was not verified here; 1 where it is left out'),
+    credits: orNull(z.int(creditsFault).min(0, creditsFault).max(MAX_CREDITS, creditsFault)).describe(
+      'units of a request that was not verified here; 1 where it is left out',
+    ),
     costMicros: amount.describe('millionths of the currency'),
     tokensIn: amount,
     tokensOut: amount,

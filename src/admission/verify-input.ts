@@ -14,7 +14,10 @@ const costFault = `give a whole number from 0 to ${MAX_COST}; 0 asks without con
 const NONE: readonly string[] = [];
 
 const fields = {
-  key: z.string('give the key that the client presented, as text').max(MAX_KEY_LENGTH, `give at most ${MAX_KEY_LENGTH} characters`).describe('the key, as the end client presented it'),
+  key: z
+    .string('give the key that the client presented, as text')
+    .max(MAX_KEY_LENGTH, `give at most ${MAX_KEY_LENGTH} characters`)
+    .describe('the key, as the end client presented it'),
   permissions: z
     .array(permission, 'give a list of permissions')
     .max(100, 'give at most 100 permissions')
@@ -32,13 +35,18 @@ const fields = {
   ip: orNull(ipText).describe("the end client's address"),
   origin: orNull(plainText(512)).describe("the end client's Origin header"),
   environment: orNull(z.enum(['live', 'test'], "give 'live' or 'test'")).describe('refuses keys of the other environment'),
-  requestId: orNull(requestIdText.refine((id) => positionOfRequestId(id) === null, "ids of the form 'req_<digits>' are given by the server; choose another form")).describe(
-    'a request id that was answered before gets that answer again and consumes nothing',
-  ),
+  requestId: orNull(
+    requestIdText.refine(
+      (id) => positionOfRequestId(id) === null,
+      "ids of the form 'req_<digits>' are given by the server; choose another form",
+    ),
+  ).describe('a request id that was answered before gets that answer again and consumes nothing'),
 };
 
 /**
  * The question of `POST /v1/verify` and of `verifyApiKey`. No message holds what was given: it may be a secret in the wrong place. One parse takes about a microsecond, as
  * zod compiles the object.
  */
-export const verifyInputSchema = z.strictObject(fields, { error: objectFault('the question', Object.keys(fields)) }) satisfies z.ZodType<VerifyRequest>;
+export const verifyInputSchema = z.strictObject(fields, {
+  error: objectFault('the question', Object.keys(fields)),
+}) satisfies z.ZodType<VerifyRequest>;

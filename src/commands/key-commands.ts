@@ -193,17 +193,18 @@ function decided(facts: {
   const row = writeKeyRow(state, { organizationId, version: version + events.length, actorId, created, newSecret: minted !== undefined });
   return {
     streams: [{ organizationId, stream: streamOf.key(keyId), version, events }],
-    effects: [row, ...(created ? newWindowRows(state.number) : []), ...events.flatMap((event) => verifierEffects(keyId, event, minted))],
+    effects: [row, ...(created ? newWindowRows(state.number) : []), ...events.flatMap((event) => verifierEffects(state, event, minted))],
     result: { keyId },
     subjectId: keyId,
     ...(minted === undefined ? {} : { secret: minted.secret }),
   };
 }
 
-function verifierEffects(keyId: string, event: KeyEvent, minted: NewSecret | undefined): readonly Effect[] {
+function verifierEffects(key: KeyIdentity, event: KeyEvent, minted: NewSecret | undefined): readonly Effect[] {
+  const { keyId } = key;
   switch (event.type) {
     case 'KeyCreated':
-      return [newVerifier(keyId, minted, sql`appended`)];
+      return [newVerifier(key, minted, sql`appended`)];
     case 'Regenerated': {
       // The insert reads from the statement that retires the old secret, so that it runs after it: only one verifier a key is current.
       const retire =
@@ -212,7 +213,7 @@ function verifierEffects(keyId: string, event: KeyEvent, minted: NewSecret | und
           : sql`
               UPDATE key_verifiers SET current = false, expires_at = ${event.data.overlapUntil}::timestamptz
               FROM appended WHERE key_id = ${keyId}::uuid AND current RETURNING 1`;
-      return [{ name: 'retired_verifiers', statement: retire }, newVerifier(keyId, minted, sql`appended, (SELECT count(*) FROM retired_verifiers) AS retired`)];
+      return [{ name: 'retired_verifiers', statement: retire }, newVerifier(key, minted, sql`appended, (SELECT count(*) FROM retired_verifiers) AS retired`)];
     }
     case 'Deleted':
       return [
@@ -231,11 +232,11 @@ function verifierEffects(keyId: string, event: KeyEvent, minted: NewSecret | und
   return event satisfies never;
 }
 
-function newVerifier(keyId: string, minted: NewSecret | undefined, from: RawBuilder<unknown>): Effect {
+function newVerifier(key: KeyIdentity, minted: NewSecret | undefined, from: RawBuilder<unknown>): Effect {
   if (minted === undefined) throw new Error('A new secret was decided on without one having been made.');
   const statement = sql`
-    INSERT INTO key_verifiers (lookup_id, key_id, argon2, pepper_id, mac, current, created_at)
-    SELECT ${minted.facts.lookupId}, ${keyId}::uuid, ${minted.argon2}, ${minted.pepperId}, ${minted.mac}::bytea, true, appended.recorded_at FROM ${from}`;
+    INSERT INTO key_verifiers (lookup_id, key_id, key, argon2, pepper_id, mac, current, created_at)
+    SELECT ${minted.facts.lookupId}, ${key.keyId}::uuid, ${key.number}::integer, ${minted.argon2}, ${minted.pepperId}, ${minted.mac}::bytea, true, appended.recorded_at FROM ${from}`;
   return { name: 'new_verifier', statement };
 }
 

@@ -68,7 +68,7 @@ function fromKnown(cause: unknown): GraphQLError | null {
 }
 
 /** Errors of graphql-js itself (syntax, validation, variables) carry no code: the fault is the client's. */
-function fromGraphql(cause: GraphQLError, error: unknown): GraphQLError {
+export function fromGraphql(cause: GraphQLError, error: unknown = cause): GraphQLError {
   if (typeof cause.extensions['code'] === 'string') return located(cause, error);
   const requestError = cause.path === undefined;
   const http = requestError && cause.extensions['http'] === undefined ? { http: { status: 400, spec: true } } : {};
@@ -101,13 +101,13 @@ function rootCause(error: unknown): unknown {
 
 const NETWORK_CODES = new Set(['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOENT', 'ENOTFOUND', 'EAI_AGAIN']);
 /** What pg and its pool say, without any code, when they get no connection or no answer in time. */
-const POOL_MESSAGES = /timeout exceeded when trying to connect|Connection terminated|connection timeout|Query read timeout|Client has encountered a connection error/i;
+const POOL_MESSAGES = /timeout exceeded when trying to connect|Connection terminated|connection timeout|Query read timeout|Client has encountered a connection error|Cannot use a pool after calling end/i;
 
-/** Connection exceptions (08), shutdown and start-up (57P), too many connections (53), and whatever failed without the server's own verdict. */
+/** Connection exceptions (08), a server that lets nobody in (28, 3D, 53) or goes down or comes up (57P), and whatever failed without its own verdict. */
 function isDatabaseUnavailable(error: unknown): boolean {
   if (error instanceof AggregateError) return error.errors.some(isDatabaseUnavailable);
   if (!(error instanceof Error)) return false;
   const code = (error as { readonly code?: unknown }).code;
-  if (typeof code === 'string') return /^(?:08|57P|53)/.test(code) || NETWORK_CODES.has(code);
+  if (typeof code === 'string') return /^(?:08|28|3D|53|57P)/.test(code) || NETWORK_CODES.has(code);
   return POOL_MESSAGES.test(error.message);
 }

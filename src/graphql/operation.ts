@@ -12,7 +12,7 @@ import {
   type ValidationRule,
 } from 'graphql';
 
-import { topLevelError } from './client-error.ts';
+import { fromGraphql, topLevelError } from './client-error.ts';
 import type { GraphqlLimits } from './limits.ts';
 
 /** Reads documents under limits, the same for every transport. */
@@ -38,7 +38,7 @@ export function createDocumentReader(schema: GraphQLSchema, limits: GraphqlLimit
       if (error instanceof GraphQLError && SYNTAX_LIMIT.test(error.message) && error.message.includes(String(limits.maxTokens))) {
         throw topLevelError('QUERY_TOO_COMPLEX', `The document has more than ${limits.maxTokens} tokens.`, { http: { status: 400 } });
       }
-      throw error;
+      throw error instanceof GraphQLError ? fromGraphql(error) : error;
     }
   }
 
@@ -56,7 +56,7 @@ export function createDocumentReader(schema: GraphQLSchema, limits: GraphqlLimit
         throw error;
       }
       const errors = validate(schema, document, rules);
-      if (errors.length > 0) return errors;
+      if (errors.length > 0) return errors.map((error) => fromGraphql(error));
       // The oldest goes first: clients send few documents, many times.
       if (cache.size >= MAX_CACHED_DOCUMENTS) for (const oldest of cache.keys()) if (cache.delete(oldest)) break;
       cache.set(query, document);

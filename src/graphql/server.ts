@@ -1,9 +1,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
-import { execute, type ExecutionArgs } from 'graphql';
+import { execute, type ExecutionArgs, type GraphQLError } from 'graphql';
 import { createYoga, type Plugin } from 'graphql-yoga';
 
-import { serviceUnavailable, toClientError, unauthenticated } from './client-error.ts';
+import { fromGraphql, serviceUnavailable, toClientError, unauthenticated } from './client-error.ts';
 import { createContext, type GraphqlContext } from './context.ts';
 import type { GraphqlDependencies } from './dependencies.ts';
 import { applyCors, withinCap } from './http-adapter.ts';
@@ -85,7 +85,12 @@ export function createGraphqlServer(deps: GraphqlDependencies): GraphqlServer {
 function operationPlugin(reader: DocumentReader, subscribe: Subscribe): Plugin {
   return {
     onParse: ({ setParseFn }) => setParseFn((source: string) => reader.parse(source)),
-    onValidate: ({ addValidationRule }) => reader.addedRules.forEach((rule) => addValidationRule(rule)),
+    onValidate: ({ addValidationRule }) => {
+      reader.addedRules.forEach((rule) => addValidationRule(rule));
+      return ({ valid, result, setResult }) => {
+        if (!valid) setResult((result as readonly GraphQLError[]).map((error) => fromGraphql(error)));
+      };
+    },
     onExecute: ({ setExecuteFn }) => setExecuteFn((args: ExecutionArgs) => execute(args)),
     onSubscribe: ({ setSubscribeFn }) => setSubscribeFn((args: ExecutionArgs) => subscribe(args)),
   };

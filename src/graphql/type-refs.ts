@@ -41,7 +41,7 @@ export function createTypeRefs(builder: Builder) {
   return {
     apiKey: builder.loadableNodeRef<KeyRow | null, string, string, string, KeyRow>('ApiKey', {
       id: { resolve: (key) => key.id },
-      load: (ids: string[], context): Promise<readonly (KeyRow | null)[]> => {
+      load: async (ids: string[], context): Promise<readonly (KeyRow | null)[]> => {
         permitted(context, 'keys:read');
         return loadKeys(context.deps.database.kysely, actorOf(context), ids);
       },
@@ -78,7 +78,7 @@ export function createTypeRefs(builder: Builder) {
     }),
     ledgerEvent: builder.loadableNodeRef<LedgerEntry | null, string, string, string, LedgerEntry>('LedgerEvent', {
       id: { resolve: (entry) => entry.position.toString() },
-      load: (positions: string[], context): Promise<readonly (LedgerEntry | null)[]> => {
+      load: async (positions: string[], context): Promise<readonly (LedgerEntry | null)[]> => {
         permitted(context, 'log:read');
         const { organizationId } = actorOf(context);
         return Promise.all(positions.map(BigInt).map((position) => entryAt(context, organizationId, position)));

@@ -1,15 +1,13 @@
 import { z } from 'zod';
 
 import { KEY_PREFIXES, type KeyType } from '../domain/key-format.ts';
-import { REQUEST_REFUSALS, VERIFICATION_REFUSALS, type RequestRefusalCode, type VerificationCode, type VerificationRefusal } from '../domain/refusals.ts';
+import { REQUEST_REFUSALS, VERIFICATION_CODES, type RequestRefusalCode } from '../domain/refusals.ts';
 
 // What the data plane answers, for schema/openapi.json; a test holds real answers against these.
 
 const position = z.string().regex(/^\d+$/);
 const count = z.int().nonnegative();
 const moment = z.iso.datetime();
-
-const verificationCodes: readonly [VerificationCode, ...VerificationCode[]] = ['VALID', ...(Object.keys(VERIFICATION_REFUSALS) as VerificationRefusal[])];
 
 const keySchema = z.strictObject({
   id: z.uuid(),
@@ -27,7 +25,7 @@ const keySchema = z.strictObject({
 
 export const verifyAnswerSchema = z.strictObject({
   valid: z.boolean(),
-  code: z.enum(verificationCodes),
+  code: z.enum(VERIFICATION_CODES),
   message: z.string().nullable().describe('for the end client; null with VALID'),
   requestId: z.string(),
   position: position.nullable().describe('of the event that recorded the request; null where none did (an unknown key, cost 0)'),
@@ -36,7 +34,12 @@ export const verifyAnswerSchema = z.strictObject({
   quotas: z.array(z.strictObject({ window: z.enum(['TOTAL', 'DAILY', 'WEEKLY', 'MONTHLY']), limit: count, remaining: count })),
   quota: z.enum(['total', 'daily', 'weekly', 'monthly']).optional().describe('with QUOTA_EXCEEDED: which'),
   limit: z.enum(['key_minute', 'key_tokens', 'organization_second', 'organization_minute']).optional().describe('with RATE_LIMITED: which'),
-  retryAfter: z.int().positive().nullable().optional().describe('seconds until a request of this cost could pass; null where waiting will not help'),
+  retryAfter: z
+    .int()
+    .positive()
+    .nullable()
+    .optional()
+    .describe('seconds until a request of this cost could pass; null where waiting will not help'),
 });
 
 export const usageAnswerSchema = z.strictObject({

@@ -12,7 +12,12 @@ const RETRY_AFTER_SECONDS = 1;
  * Sends an answer whole and counts it. Every answer forbids caches to keep it, since almost all carry a decision or a state of the moment, and browsers to guess its type.
  * Does nothing where the client is gone.
  */
-export function answer({ response, route, startedMs, scope }: Exchange, status: number, body: string, headers?: Readonly<Record<string, string | number>>): void {
+export function answer(
+  { response, route, startedMs, scope }: Exchange,
+  status: number,
+  body: string,
+  headers?: Readonly<Record<string, string | number>>,
+): void {
   if (response.headersSent || response.destroyed) return;
   response.writeHead(status, {
     'content-type': 'application/json; charset=utf-8',
@@ -29,7 +34,13 @@ export function answer({ response, route, startedMs, scope }: Exchange, status: 
 export type RefusalPlace = { readonly index?: number; readonly field?: string };
 
 /** Refuses with a code of the catalogue; `detail` says what was wrong and what would be right. */
-export function refuse(exchange: Exchange, code: RequestRefusalCode, detail?: string, headers?: Readonly<Record<string, string | number>>, place?: RefusalPlace): void {
+export function refuse(
+  exchange: Exchange,
+  code: RequestRefusalCode,
+  detail?: string,
+  headers?: Readonly<Record<string, string | number>>,
+  place?: RefusalPlace,
+): void {
   const { httpStatus, message } = REQUEST_REFUSALS[code];
   answer(exchange, httpStatus, errorBody(code, detail ?? `${message}.`, place), { ...FIXED_HEADERS[code], ...headers });
 }
@@ -45,14 +56,14 @@ const FIXED_HEADERS: { readonly [Code in RequestRefusalCode]?: Readonly<Record<s
 
 /** Answers what a route threw: a failure that was to be expected by its code, any other by 500 with an id under which the log has it. Never a stack or a statement. */
 export function refuseError(exchange: Exchange, error: unknown): void {
-  const { logger } = exchange.scope;
+  const { logger, reportOutage } = exchange.scope;
   if (error instanceof ForbiddenError) return refuse(exchange, 'FORBIDDEN', error.message);
   if (error instanceof AdmissionUnavailableError) {
-    logger.warn({ err: error, route: exchange.route }, 'the database could not be asked');
+    reportOutage(error, exchange.route);
     return refuse(exchange, 'SERVICE_UNAVAILABLE', error.message, { 'retry-after': error.retryAfterSeconds });
   }
   if (isDatabaseUnavailable(error)) {
-    logger.warn({ err: error, route: exchange.route }, 'the database could not be asked');
+    reportOutage(error, exchange.route);
     return refuse(exchange, 'SERVICE_UNAVAILABLE');
   }
   const errorId = randomUUID();

@@ -14,7 +14,13 @@ export type Exchange = {
 };
 
 /** What all exchanges of a server share. */
-export type HttpScope = { readonly logger: Logger; readonly metrics: HttpMetrics; isDraining(): boolean };
+export type HttpScope = {
+  readonly logger: Logger;
+  readonly metrics: HttpMetrics;
+  /** Logs, but not for each request, that the database could not be asked. */
+  reportOutage(error: unknown, route: string): void;
+  isDraining(): boolean;
+};
 
 /** A path and method, and what answers there. `name` is its label in metrics. A promise that rejects is answered as {@link refuseError} says. */
 export type Route = {

@@ -91,5 +91,7 @@ async function askMigrations(database: Database): Promise<Check> {
 
 async function askProjectors({ projectorLag, maxProjectorLag }: HealthOptions): Promise<Check> {
   const lag = await projectorLag();
-  return lag <= maxProjectorLag ? OK : { ok: false, reason: `The read models are ${lag} events behind the log; up to ${maxProjectorLag} are accepted.` };
+  return lag <= maxProjectorLag
+    ? OK
+    : { ok: false, reason: `The read models are ${lag} events behind the log; up to ${maxProjectorLag} are accepted.` };
 }

@@ -10,11 +10,16 @@ export const NDJSON_TYPES = ['application/x-ndjson', 'application/ndjson', 'appl
  */
 export function bodyType(exchange: Exchange, allowed: readonly string[]): string | undefined | typeof REFUSED {
   const { 'content-type': given, 'content-encoding': encoding } = exchange.request.headers;
-  if (encoding !== undefined && encoding.toLowerCase() !== 'identity') return refuseType(exchange, 'Send the body uncompressed, without Content-Encoding.');
+  if (encoding !== undefined && encoding.toLowerCase() !== 'identity')
+    return refuseType(exchange, 'Send the body uncompressed, without Content-Encoding.');
   if (given === undefined || given === JSON_TYPE) return given;
   const [type = '', ...parameters] = given.split(';').map((part) => part.trim().toLowerCase());
   const charset = parameters.find((parameter) => parameter.startsWith('charset='))?.replace(/^charset="?([^"]*)"?$/, '$1');
-  if (!allowed.includes(type)) return refuseType(exchange, `Send the body as ${allowed[0]}, and say so in Content-Type${allowed.length > 1 ? ` (or ${allowed.slice(1).join(', ')})` : ''}.`);
+  if (!allowed.includes(type))
+    return refuseType(
+      exchange,
+      `Send the body as ${allowed[0]}, and say so in Content-Type${allowed.length > 1 ? ` (or ${allowed.slice(1).join(', ')})` : ''}.`,
+    );
   if (charset !== undefined && charset !== 'utf-8' && charset !== 'utf8') return refuseType(exchange, 'Send the body in UTF-8.');
   return type;
 }

@@ -1,6 +1,6 @@
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 
-import type { VerificationCode } from '../domain/refusals.ts';
+import { VERIFICATION_CODES, type VerificationCode } from '../domain/refusals.ts';
 
 const DATABASE_DEADLINE_MS = 1000;
 /** Seconds. A verification takes one to ten milliseconds, a large report up to seconds. */
@@ -12,7 +12,10 @@ export type MetricSources = {
   /** Of the verifications' batches. */
   readonly admission: { queued(): number; inFlight(): number; connected(): boolean };
   /** Positions in the log; asked of the database. */
-  readonly positions: () => Promise<{ readonly head: bigint; readonly projectors: readonly { readonly name: string; readonly position: bigint }[] }>;
+  readonly positions: () => Promise<{
+    readonly head: bigint;
+    readonly projectors: readonly { readonly name: string; readonly position: bigint }[];
+  }>;
   readonly subscriptions: () => number;
 };
 
@@ -35,15 +38,33 @@ export function createMetrics(sources: MetricSources): Metrics {
   const registry = new Registry();
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
-  const requests = new Counter({ name: 'keyledger_http_requests_total', help: 'Answered HTTP requests', labelNames: ['route', 'status'], registers });
-  const durations = new Histogram({ name: 'keyledger_http_request_duration_seconds', help: 'From the head of a request to its answer', labelNames: ['route'], buckets: DURATION_BUCKETS, registers });
-  const verifications = new Counter({ name: 'keyledger_verifications_total', help: 'Answers of POST /v1/verify', labelNames: ['code'], registers });
+  const requests = new Counter({
+    name: 'keyledger_http_requests_total',
+    help: 'Answered HTTP requests',
+    labelNames: ['route', 'status'],
+    registers,
+  });
+  const durations = new Histogram({
+    name: 'keyledger_http_request_duration_seconds',
+    help: 'From the head of a request to its answer',
+    labelNames: ['route'],
+    buckets: DURATION_BUCKETS,
+    registers,
+  });
+  const verifications = new Counter({
+    name: 'keyledger_verifications_total',
+    help: 'Answers of POST /v1/verify',
+    labelNames: ['code'],
+    registers,
+  });
   const usage = new Counter({ name: 'keyledger_usage_items_total', help: 'Items of POST /v1/usage', labelNames: ['outcome'], registers });
   registerProcessGauges(registry, sources);
   const readPositions = registerPositionGauges(registry, sources);
 
   const routes = new Map<string, { readonly duration: Histogram.Internal<'route'>; readonly statuses: Map<number, Counter.Internal> }>();
-  const codes = new Map<VerificationCode, Counter.Internal>();
+  // Counted from 0, so that the first refusal of its kind shows as an increase.
+  for (const code of VERIFICATION_CODES) verifications.inc({ code }, 0);
+  const codes = new Map(VERIFICATION_CODES.map((code) => [code, verifications.labels(code)]));
   const accepted = usage.labels('accepted');
   const repeated = usage.labels('duplicate');
   let reading: Promise<void> | undefined;
@@ -59,9 +80,7 @@ export function createMetrics(sources: MetricSources): Metrics {
       ofRoute.duration.observe(durationMs / 1000);
     },
     verified(code) {
-      let ofCode = codes.get(code);
-      if (ofCode === undefined) codes.set(code, (ofCode = verifications.labels(code)));
-      ofCode.inc();
+      codes.get(code)?.inc();
     },
     usageRecorded(recorded, duplicates) {
       accepted.inc(recorded);
@@ -105,8 +124,17 @@ function registerProcessGauges(registry: Registry, { pool, admission, subscripti
 function registerPositionGauges(registry: Registry, { positions }: MetricSources): () => Promise<void> {
   const registers = [registry];
   const head = new Gauge({ name: 'keyledger_log_head_position', help: 'Position of the newest event', registers });
-  const projectors = new Gauge({ name: 'keyledger_projector_position', help: 'Up to where a projector has folded the log', labelNames: ['projector'], registers });
-  const up = new Gauge({ name: 'keyledger_database_up', help: '1 where the database answered the last question about positions', registers });
+  const projectors = new Gauge({
+    name: 'keyledger_projector_position',
+    help: 'Up to where a projector has folded the log',
+    labelNames: ['projector'],
+    registers,
+  });
+  const up = new Gauge({
+    name: 'keyledger_database_up',
+    help: '1 where the database answered the last question about positions',
+    registers,
+  });
   return async () => {
     up.set(0);
     // Not `reset`, which would show position 0.

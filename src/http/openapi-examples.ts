@@ -45,15 +45,32 @@ export const EXAMPLES = {
     retryAfter: 1800,
   },
   usageItems: [
-    { requestId: 'req_123', endpoint: 'POST /v1/chat', status: 200, durationMs: 412, tokensIn: 812, tokensOut: 96, model: 'small-1', costMicros: 1430 },
+    {
+      requestId: 'req_123',
+      endpoint: 'POST /v1/chat',
+      status: 200,
+      durationMs: 412,
+      tokensIn: 812,
+      tokensOut: 96,
+      model: 'small-1',
+      costMicros: 1430,
+    },
     { keyId: KEY_ID, at: '2026-01-31T12:00:00Z', endpoint: 'GET /v1/models', status: 200, durationMs: 8 },
   ],
   usageLines: `{"requestId":"req_123","endpoint":"POST /v1/chat","status":200,"durationMs":412}\n{"keyId":"${KEY_ID}","endpoint":"GET /v1/models","status":200,"durationMs":8}\n`,
   usageAnswer: { accepted: 2, duplicates: 0, position: '126' },
   liveness: { status: 'ok' },
-  readiness: { status: 'ready', checks: { database: { ok: true }, migrations: { ok: true }, projectors: { ok: true }, draining: { ok: true } } },
+  readiness: {
+    status: 'ready',
+    checks: { database: { ok: true }, migrations: { ok: true }, projectors: { ok: true }, draining: { ok: true } },
+  },
   unready: {
     status: 'unavailable',
-    checks: { database: { ok: true }, migrations: { ok: true }, projectors: { ok: true }, draining: { ok: false, reason: 'The server is stopping.' } },
+    checks: {
+      database: { ok: true },
+      migrations: { ok: true },
+      projectors: { ok: true },
+      draining: { ok: false, reason: 'The server is stopping.' },
+    },
   },
 } as const;

@@ -31,8 +31,16 @@ export function openApiDocument(): Json {
           '503': json('It can not; the checks say why.', 'Readiness', EXAMPLES.unready),
         }),
       },
-      '/metrics': { get: openOperation('metrics', 'Metrics for Prometheus', { '200': { description: 'Text format 0.0.4.', content: { 'text/plain': { schema: { type: 'string' } } } } }) },
-      '/openapi.json': { get: openOperation('openapi', 'This document', { '200': { description: 'OpenAPI 3.1.', content: { [JSON_TYPE]: { schema: { type: 'object' } } } } }) },
+      '/metrics': {
+        get: openOperation('metrics', 'Metrics for Prometheus', {
+          '200': { description: 'Text format 0.0.4.', content: { 'text/plain': { schema: { type: 'string' } } } },
+        }),
+      },
+      '/openapi.json': {
+        get: openOperation('openapi', 'This document', {
+          '200': { description: 'OpenAPI 3.1.', content: { [JSON_TYPE]: { schema: { type: 'object' } } } },
+        }),
+      },
     },
     components: {
       securitySchemes: {
@@ -52,7 +60,9 @@ export function openApiDocument(): Json {
 }
 
 function verifyOperation(): Json {
-  const meanings = Object.entries(VERIFICATION_REFUSALS).map(([code, { httpStatus, message }]) => `| \`${code}\` | ${httpStatus} | ${message} |`);
+  const meanings = Object.entries(VERIFICATION_REFUSALS).map(
+    ([code, { httpStatus, message }]) => `| \`${code}\` | ${httpStatus} | ${message} |`,
+  );
   return {
     operationId: 'verify',
     summary: 'May this key pass?',
@@ -62,10 +72,31 @@ function verifyOperation(): Json {
       ['| Code | Status for the end client | Message |', '|---|---|---|', '| `VALID` | 200 | |', ...meanings].join('\n'),
     ].join('\n\n'),
     security: [{ accessToken: [] }],
-    requestBody: { required: true, content: { [JSON_TYPE]: { schema: reference('VerifyRequest'), examples: named(EXAMPLES.verifyRequest) } } },
+    requestBody: {
+      required: true,
+      content: { [JSON_TYPE]: { schema: reference('VerifyRequest'), examples: named(EXAMPLES.verifyRequest) } },
+    },
     responses: {
-      '200': { description: 'The answer, valid or not.', content: { [JSON_TYPE]: { schema: reference('VerifyAnswer'), examples: { valid: { value: EXAMPLES.verifyValid }, refused: { value: EXAMPLES.verifyRefused } } } } },
-      ...refusals(['BAD_USER_INPUT', 'UNAUTHENTICATED', 'FORBIDDEN', 'REQUEST_TIMEOUT', 'REQUEST_ID_TAKEN', 'PAYLOAD_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE', 'INTERNAL_SERVER_ERROR', 'SERVICE_UNAVAILABLE']),
+      '200': {
+        description: 'The answer, valid or not.',
+        content: {
+          [JSON_TYPE]: {
+            schema: reference('VerifyAnswer'),
+            examples: { valid: { value: EXAMPLES.verifyValid }, refused: { value: EXAMPLES.verifyRefused } },
+          },
+        },
+      },
+      ...refusals([
+        'BAD_USER_INPUT',
+        'UNAUTHENTICATED',
+        'FORBIDDEN',
+        'REQUEST_TIMEOUT',
+        'REQUEST_ID_TAKEN',
+        'PAYLOAD_TOO_LARGE',
+        'UNSUPPORTED_MEDIA_TYPE',
+        'INTERNAL_SERVER_ERROR',
+        'SERVICE_UNAVAILABLE',
+      ]),
     },
   };
 }
@@ -83,13 +114,27 @@ function usageOperation(): Json {
     requestBody: {
       required: true,
       content: {
-        [JSON_TYPE]: { schema: { oneOf: [{ type: 'array', minItems: 1, maxItems: MAX_USAGE_ITEMS, items: reference('UsageItem') }, reference('UsageItem')] }, examples: named(EXAMPLES.usageItems) },
+        [JSON_TYPE]: {
+          schema: {
+            oneOf: [{ type: 'array', minItems: 1, maxItems: MAX_USAGE_ITEMS, items: reference('UsageItem') }, reference('UsageItem')],
+          },
+          examples: named(EXAMPLES.usageItems),
+        },
         [NDJSON_TYPES[0]]: lines,
       },
     },
     responses: {
       '200': json('All items are committed.', 'UsageAnswer', EXAMPLES.usageAnswer),
-      ...refusals(['BAD_USER_INPUT', 'UNAUTHENTICATED', 'FORBIDDEN', 'REQUEST_TIMEOUT', 'PAYLOAD_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE', 'INTERNAL_SERVER_ERROR', 'SERVICE_UNAVAILABLE']),
+      ...refusals([
+        'BAD_USER_INPUT',
+        'UNAUTHENTICATED',
+        'FORBIDDEN',
+        'REQUEST_TIMEOUT',
+        'PAYLOAD_TOO_LARGE',
+        'UNSUPPORTED_MEDIA_TYPE',
+        'INTERNAL_SERVER_ERROR',
+        'SERVICE_UNAVAILABLE',
+      ]),
     },
   };
 }

@@ -9,7 +9,10 @@ const NO_ROUTE = 'none';
 /**
  * Finds the route of a request by path and method: two look-ups, with nothing made but the exchange. HEAD is answered as GET (Node leaves the body out). Unknown paths are 404, other methods 405 with Allow.
  */
-export function createRouter(routes: readonly Route[], scope: HttpScope): (request: IncomingMessage, response: ServerResponse, path: string) => void {
+export function createRouter(
+  routes: readonly Route[],
+  scope: HttpScope,
+): (request: IncomingMessage, response: ServerResponse, path: string) => void {
   const byPath = new Map<string, Map<string, Route>>();
   for (const route of routes) {
     const methods = byPath.get(route.path) ?? new Map<string, Route>();

@@ -8,6 +8,7 @@ import { answerBrokenRequest } from './broken-request.ts';
 import { createClientAddress } from './client-address.ts';
 import type { HttpScope, Route } from './exchange.ts';
 import type { HttpMetrics } from './metrics.ts';
+import { createOutageLog } from './outage-log.ts';
 import { createRouter, pathOf } from './router.ts';
 
 const SECOND_MS = 1000;
@@ -46,7 +47,7 @@ export type HttpServer = {
 export function createHttpServer(options: HttpServerOptions): HttpServer {
   const { host, port, graphql, logger, metrics, requestTimeoutMs = 30 * SECOND_MS } = options;
   let draining: Promise<void> | undefined;
-  const scope: HttpScope = { logger, metrics, isDraining: () => draining !== undefined };
+  const scope: HttpScope = { logger, metrics, reportOutage: createOutageLog(logger), isDraining: () => draining !== undefined };
   const route = createRouter(options.routes, scope);
   const clientAddress = createClientAddress(options.trustedProxies);
   // Node forgets a socket that was upgraded; it still has to end with the server.
@@ -89,7 +90,17 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     const startedMs = performance.now();
     response.once('close', () => {
       const durationMs = Math.round((performance.now() - startedMs) * 1000) / 1000;
-      logger.debug({ requestId: sentRequestId(request), method: request.method, path, status: response.statusCode, durationMs, client: clientAddress(request) }, 'answered');
+      logger.debug(
+        {
+          requestId: sentRequestId(request),
+          method: request.method,
+          path,
+          status: response.statusCode,
+          durationMs,
+          client: clientAddress(request),
+        },
+        'answered',
+      );
     });
   }
 
@@ -97,7 +108,9 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   server.on('upgrade', (request, socket: Socket, head) => {
     socket.on('error', () => socket.destroy());
     if (graphql === null || draining !== undefined || pathOf(request.url ?? '') !== GRAPHQL_PATH) {
-      socket.end(`HTTP/1.1 ${draining === undefined ? '404 Not Found' : '503 Service Unavailable'}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
+      socket.end(
+        `HTTP/1.1 ${draining === undefined ? '404 Not Found' : '503 Service Unavailable'}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`,
+      );
       return;
     }
     upgraded.add(socket);

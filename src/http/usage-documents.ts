@@ -1,6 +1,8 @@
 import { JSON_TYPE } from './media-type.ts';
 
-export type Documents = { readonly ok: true; readonly values: readonly unknown[] } | { readonly ok: false; readonly message: string; readonly index?: number };
+export type Documents =
+  | { readonly ok: true; readonly values: readonly unknown[] }
+  | { readonly ok: false; readonly message: string; readonly index?: number };
 
 /**
  * The items in a body: lines of JSON, or one JSON array, or a single object. Without a type, text that begins with `[` is an array and all else is lines, unless it is as a whole one object

@@ -82,5 +82,8 @@ export function usageRoute({ admission, authenticate, metrics, maxBodyBytes, clo
 }
 
 function refuseItem(exchange: Exchange, message: string, index?: number, field?: string): void {
-  refuse(exchange, 'BAD_USER_INPUT', message, undefined, { ...(index === undefined ? {} : { index }), ...(field === undefined ? {} : { field }) });
+  refuse(exchange, 'BAD_USER_INPUT', message, undefined, {
+    ...(index === undefined ? {} : { index }),
+    ...(field === undefined ? {} : { field }),
+  });
 }

@@ -18,11 +18,21 @@ const JSON_ONLY = [JSON_TYPE];
 /**
  * `POST /v1/verify`. An access token is checked by the statement that decides, so a verification is one round trip to the database; a JWT is checked before.
  */
-export function verifyRoute({ admission, authenticate, metrics }: { readonly admission: Admission; readonly authenticate: Authenticate; readonly metrics: DataPlaneMetrics }): Route {
+export function verifyRoute({
+  admission,
+  authenticate,
+  metrics,
+}: {
+  readonly admission: Admission;
+  readonly authenticate: Authenticate;
+  readonly metrics: DataPlaneMetrics;
+}): Route {
   function receive(exchange: Exchange, token: string, body: Buffer): void {
     const request = parseQuestion(exchange, body);
     if (request === null) return;
-    const decided = looksLikeJwt(token) ? verifyForActor(exchange, request) : admission.verify({ kind: 'token', tokenHash: accessTokenHash(token) }, request);
+    const decided = looksLikeJwt(token)
+      ? verifyForActor(exchange, request)
+      : admission.verify({ kind: 'token', tokenHash: accessTokenHash(token) }, request);
     decided.then(
       (verdict) => {
         if (verdict !== null) tell(exchange, verdict);

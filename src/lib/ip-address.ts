@@ -1,5 +1,3 @@
-import { isIPv4, isIPv6 } from 'node:net';
-
 import ipaddr from 'ipaddr.js';
 
 /**
@@ -7,9 +5,9 @@ import ipaddr from 'ipaddr.js';
  * rule for the one can't be passed by the other. Null where the text is no address; a zone (`fe80::1%eth0`) means something on one machine only and is none.
  */
 export function normalizeIp(text: string): string | null {
-  // Node's own check first: ipaddr.js also takes `0x7f.1` and `2130706433`, which others read differently.
-  if (isIPv4(text)) return text;
-  if (!isIPv6(text) || text.includes('%')) return null;
+  // Four decimal parts alone: `0x7f.1`, `010.0.0.1` and `2130706433` are read differently by different programs.
+  if (ipaddr.IPv4.isValidFourPartDecimal(text)) return text;
+  if (text.includes('%') || !ipaddr.IPv6.isValid(text)) return null;
   const address = ipaddr.IPv6.parse(text);
   return address.isIPv4MappedAddress() ? address.toIPv4Address().toString() : address.toRFC5952String();
 }

@@ -1,3 +1,5 @@
+import type pg from 'pg';
+
 import type { Database } from './pool.ts';
 
 const OLDEST_VERSION = 18;
@@ -22,10 +24,10 @@ export type DurabilitySettings = {
 
 /**
  * Refuses (throws {@link UnsafeDatabase}) a Postgres that could lose an acknowledged event in a crash, or is too old.
- * Asked over the server's own pool, since `synchronous_commit` may differ by role and by database.
+ * Asked before migrating, so that nothing is made in a database that is refused, and over the server's own pool, since `synchronous_commit` may differ by role.
  */
-export async function assertDurableSettings(database: Database): Promise<void> {
-  const { rows } = await database.pool.query<DurabilitySettings>(`
+export async function assertDurableSettings(connection: Database['pool'] | pg.Client): Promise<void> {
+  const { rows } = await connection.query<DurabilitySettings>(`
     SELECT current_setting('server_version_num') AS version,
            current_setting('fsync')              AS fsync,
            current_setting('full_page_writes')   AS full_page_writes,

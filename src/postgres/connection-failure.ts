@@ -1,5 +1,21 @@
 import type { Secret } from '../lib/secret.ts';
 import { SERVER_ROLE } from './client-config.ts';
+import { isDatabaseUnavailable } from './database-unavailable.ts';
+
+/** The database of a URL can't be worked with; the message is {@link explainConnectionFailure}'s. */
+export class NoConnection extends Error {
+  override readonly name = 'NoConnection';
+}
+
+/** Runs `work` on the database of `url`; throws {@link NoConnection} where Postgres, or the way to it, refused. Other errors come through as they are. */
+export async function explainingFailure<Result>(url: Secret, work: () => Promise<Result>): Promise<Result> {
+  try {
+    return await work();
+  } catch (cause) {
+    const ofPostgres = cause instanceof Error && ('code' in cause || isDatabaseUnavailable(cause));
+    throw ofPostgres ? new NoConnection(explainConnectionFailure(cause, url), { cause }) : cause;
+  }
+}
 
 /** Why no connection came about, in one sentence with what to do, and without the password. */
 export function explainConnectionFailure(error: unknown, url: Secret): string {

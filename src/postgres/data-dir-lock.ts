@@ -41,6 +41,13 @@ export async function lockDataDir(dataDir: string): Promise<{ release(): Promise
   throw new DataDirInUse(`The data directory ${dataDir} is being taken by several processes at once. Try again.`);
 }
 
+/** The living process that has the data directory; undefined where none has. */
+export async function dataDirHolder(dataDir: string): Promise<number | undefined> {
+  const text = await readFile(join(dataDir, FILE), 'utf8').catch(() => undefined);
+  const holder = text === undefined ? undefined : parseHolder(text);
+  return holder !== undefined && (await isHeldBy(holder)) ? holder.pid : undefined;
+}
+
 async function isHeldBy(holder: Holder): Promise<boolean> {
   return (await isAlive(holder.pid)) && (await startToken(holder.pid)) === holder.startToken;
 }

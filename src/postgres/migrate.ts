@@ -1,6 +1,7 @@
 import pg from 'pg';
 
 import type { Secret } from '../lib/secret.ts';
+import { assertDurableSettings } from './boot-checks.ts';
 import { clientConfig, SCHEMA, SERVER_ROLE } from './client-config.ts';
 import {
   type AppliedMigration,
@@ -30,7 +31,7 @@ export class MigrationRefused extends Error {
 
 /**
  * Applies what is missing, in order, each file in a transaction of its own. Servers that start at once wait for each other. Forward only.
- * Throws {@link MigrationRefused} when the database is newer than the code or an applied file was changed.
+ * Throws {@link MigrationRefused} when the database is newer than the code or an applied file was changed, and `UnsafeDatabase` where it would not keep a log.
  */
 export async function migrate(options: MigrateOptions): Promise<{ readonly applied: readonly string[] }> {
   const files = await readMigrationFiles(options.directory ?? MIGRATIONS_DIRECTORY);
@@ -40,6 +41,7 @@ export async function migrate(options: MigrateOptions): Promise<{ readonly appli
   client.on('error', () => undefined);
   await client.connect();
   try {
+    await assertDurableSettings(client);
     // Held by the session, not by a transaction: it spans them all, and goes with the connection.
     await client.query("SET lock_timeout = '10min'");
     await client.query('SELECT pg_advisory_lock($1, $2)', [...MIGRATION_LOCK]);

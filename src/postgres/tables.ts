@@ -127,6 +127,7 @@ export interface ApiKeysTable {
 export interface KeyVerifiersTable {
   readonly lookup_id: string;
   readonly key_id: string;
+  readonly key: number;
   readonly argon2: string;
   readonly pepper_id: string;
   readonly mac: Buffer;

@@ -1,9 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
 
+import { isPostgresError } from '../ledger/append.ts';
 import { inTransaction, type Database } from '../postgres/pool.ts';
 import { createFolder, isDataFault, type Folded, type ParkedEvent, type Projection } from './projection.ts';
 
+const LOCK_NOT_AVAILABLE = '55P03';
+const BEGIN_ATTEMPTS = 30;
 const BUSY_MS = 50;
 /** What may have come since the last page; more is folded outside, where nobody waits for it. */
 const SWAP_PAGE = 1000;
@@ -77,9 +80,24 @@ function speed(folded: number, left: number, elapsedMs: number): Pick<RebuildPro
   return { eventsPerSecond: Math.round(perMs * SECOND_MS), remainingMs: Math.round(left / perMs) };
 }
 
+type Begun = { readonly resumed: boolean; readonly position: bigint };
+
 /** Takes up an unfinished rebuild, or empties the slot that nobody reads. */
-async function begin(database: Database, { name, tables }: Projection): Promise<{ readonly resumed: boolean; readonly position: bigint }> {
+async function begin(database: Database, projection: Projection): Promise<Begun> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await tryToBegin(database, projection);
+    } catch (error) {
+      if (!isPostgresError(error) || error.code !== LOCK_NOT_AVAILABLE || attempt === BEGIN_ATTEMPTS) throw error;
+      await sleep(SECOND_MS);
+    }
+  }
+}
+
+async function tryToBegin(database: Database, { name, tables }: Projection): Promise<Begun> {
   return inTransaction(database, async (tx) => {
+    // Whoever waits for a table's exclusive lock keeps out all readers that come after: better to give way and try again.
+    await sql`SET LOCAL lock_timeout = '500ms'`.execute(tx);
     const { rows } = await sql<{ slot: number; state: string; position: bigint }>`
       SELECT slot, state, position FROM projections WHERE name = ${name} AND state <> 'live' FOR UPDATE`.execute(tx);
     const row = rows[0];

@@ -5,15 +5,7 @@ import { isPostgresError } from '../ledger/append.ts';
 import type { Database } from '../postgres/pool.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { comparePage, TABLES_OF, unaccountedRows, type StateDifference } from './state-difference.ts';
-import {
-  foldStreams,
-  STATE_TABLES,
-  STREAM_KINDS,
-  type FoldedRow,
-  type FoldedStream,
-  type StateTable,
-  type StreamKind,
-} from './state-fold.ts';
+import { STATE_TABLES, STREAM_KINDS, type FoldedRow, type FoldedStream, type StreamKind } from './state-fold.ts';
 
 /** A stream that changes between compare and write is compared again. */
 const ATTEMPTS = 20;

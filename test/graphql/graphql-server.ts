@@ -85,6 +85,8 @@ export async function openTestGraphql(options: Options = {}) {
     organizationId: encodeGlobalId('Organization', ledger.organization.id),
     ownerToken: owner.token,
     followers: counted.followers,
+    /** Events that all followers together have taken from the tail. */
+    pulled: counted.pulled,
     tail: counted.tail,
     tokenOf,
     post,
@@ -148,10 +150,12 @@ async function* readEvents(url: string, body: unknown, token: string, signal: Ab
   }
 }
 
-function countFollowers(tail: Tail): { readonly tail: Tail; readonly followers: () => number } {
+function countFollowers(tail: Tail): { readonly tail: Tail; readonly followers: () => number; readonly pulled: () => number } {
   let count = 0;
+  let pulled = 0;
   return {
     followers: () => count,
+    pulled: () => pulled,
     tail: {
       ...tail,
       follow: (options) => {
@@ -166,6 +170,7 @@ function countFollowers(tail: Tail): { readonly tail: Tail; readonly followers: 
           async next() {
             const page = await pages.next();
             if (page.done === true) leave();
+            else pulled += page.value.entries.length;
             return page;
           },
           async return() {

@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import WebSocket from 'ws';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { encodeGlobalId } from '../../src/graphql/global-id.ts';
 import { done } from '../support/ledger.ts';
 import { CONTRACT } from './contract-documents.ts';
+import { openSocket } from './bare-socket.ts';
 import { eventually, openTestGraphql, randomName, type TestGraphql } from './graphql-server.ts';
 
 type Update = { data?: any; errors?: readonly any[] }; // oxlint-disable-line typescript/no-explicit-any
@@ -63,9 +63,9 @@ describe('subscriptions', () => {
     it(`keyUsed counts the uses of a second together, over ${transport}`, async () => {
       const { keyId, secret } = await createKey();
       const stream = open(CONTRACT.LastUsed, { ...variables(), keyIds: [encodeGlobalId('ApiKey', keyId)] });
-      await eventually('the stream follows', () => server.followers() === 2);
-      await sleep(50); // join() asks the database where the log ends
       const firstUse = stream.next();
+      await eventually('the stream follows', () => server.followers() === 2);
+      await sleep(50); // the tail asks the database where the log ends
       await server.ledger.verify(secret);
       const first = (await firstUse).data?.keyUsed;
       expect(first).toMatchObject({ requests: 1, apiKey: { id: encodeGlobalId('ApiKey', keyId) } });
@@ -79,15 +79,15 @@ describe('subscriptions', () => {
     });
 
     it(`what random disconnects leave, put together, is the log slice, over ${transport}`, async () => {
-      const start = (await createKey()).position;
+      const { keyId: id, position: start } = await createKey();
       let writing = true;
       const writer = (async () => {
-        for (let i = 0; i < 60; i++) await createKey();
+        for (let i = 0; i < 60; i++) done(await server.ledger.keys[i % 2 === 0 ? 'deactivate' : 'activate'](server.ledger.owner, { id }));
         writing = false;
       })();
       const seen: string[] = [];
       let after = String(start);
-      const query = 'subscription ($organization: ID!, $after: Position) { ledgerEvents(organizationId: $organization, after: $after, filter: { types: [KEY_CREATED] }) { position } }';
+      const query = 'subscription ($organization: ID!, $after: Position) { ledgerEvents(organizationId: $organization, after: $after, filter: { types: [ACTIVATED, DEACTIVATED] }) { position } }';
       while (writing || seen.length < 60) {
         const stream = open(query, { ...variables(), after });
         for (let taken = Math.ceil(Math.random() * 9); taken > 0 && seen.length < 60; taken--) {
@@ -97,7 +97,7 @@ describe('subscriptions', () => {
         await stream.end();
       }
       await writer;
-      const { rows } = await server.ledger.database.pool.query<{ position: bigint }>("SELECT position FROM events WHERE type = 'KeyCreated' AND position > $1 ORDER BY position LIMIT 60", [start]);
+      const { rows } = await server.ledger.database.pool.query<{ position: bigint }>("SELECT position FROM events WHERE type IN ('Activated', 'Deactivated') AND position > $1 ORDER BY position LIMIT 60", [start]);
       expect(seen).toEqual(rows.map((row) => String(row.position)));
       await eventually('every follower left', () => server.followers() === 0);
     });
@@ -202,16 +202,3 @@ describe('subscriptions', () => {
     });
   });
 });
-
-/** A bare socket after `connection_init`; its messages and its close code. */
-async function openSocket(server: TestGraphql, token: string | null) {
-  const socket = new WebSocket(server.url.replace('http:', 'ws:'), 'graphql-transport-ws');
-  const messages: { type: string; id?: string; payload?: any }[] = []; // oxlint-disable-line typescript/no-explicit-any
-  const state = { socket, messages, closeCode: 0 };
-  socket.on('message', (data: Buffer) => messages.push(JSON.parse(data.toString())));
-  socket.on('close', (code) => void (state.closeCode = code));
-  await new Promise((resolve) => socket.once('open', resolve));
-  socket.send(JSON.stringify({ type: 'connection_init', payload: token === null ? {} : { authorization: `Bearer ${token}` } }));
-  if (token !== null) await eventually('the server acknowledges', () => messages.some((message) => message.type === 'connection_ack'));
-  return state;
-}

@@ -93,7 +93,13 @@ export async function openDataPlane(options: DataPlaneOptions = {}) {
     },
     /** Issues a service token and answers its secret text. */
     async newToken(permissions: readonly Permission[]): Promise<{ readonly tokenId: string; readonly secret: string }> {
-      const outcome = done(await ledger.tokens.create(ledger.owner, { organizationId: ledger.organization.id, name: 'gateway', permissions: [...permissions] }));
+      const outcome = done(
+        await ledger.tokens.create(ledger.owner, {
+          organizationId: ledger.organization.id,
+          name: 'gateway',
+          permissions: [...permissions],
+        }),
+      );
       if (outcome.secret === null) throw new Error('the new token has no secret');
       return { tokenId: outcome.result.tokenId, secret: outcome.secret.reveal() };
     },

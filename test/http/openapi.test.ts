@@ -51,14 +51,15 @@ describe('/openapi.json', () => {
   it('is OpenAPI 3.1 with an operation for each path that is served, and refers to nothing that is not there', async () => {
     expect(served['openapi']).toBe('3.1.0');
     expect(Object.keys(served['paths'] as Node)).toEqual(['/v1/verify', '/v1/usage', '/livez', '/readyz', '/metrics', '/openapi.json']);
-    for (const [path, operations] of Object.entries(served['paths'] as Record<string, Node>)) {
+    for (const [path, operations] of Object.entries(served['paths'] as Record<string, Readonly<Record<string, Node>>>)) {
       for (const [method, operation] of Object.entries(operations)) {
-        expect((await plane.ask(path, { method: method.toUpperCase() })).status, `${method} ${path}`).not.toBe(405);
-        expect(operation).toMatchObject({ operationId: expect.any(String), summary: expect.any(String), responses: expect.any(Object) });
+        const { status } = await plane.ask(path, { method: method.toUpperCase() });
+        expect({ path, method, known: status !== 404 && status !== 405 }).toEqual({ path, method, known: true });
+        for (const part of ['operationId', 'summary', 'responses', 'security']) expect(operation).toHaveProperty(part);
       }
     }
     for (const { node } of nodes(served)) {
-      if (typeof node['$ref'] === 'string') expect(at(served, ...node['$ref'].slice(2).split('/')), node['$ref']).toBeDefined();
+      if (typeof node['$ref'] === 'string') expect(at(served, ...node['$ref'].slice(2).split('/'))).toBeDefined();
     }
   });
 
@@ -72,7 +73,7 @@ describe('/openapi.json', () => {
     for (const { path, node } of nodes(document)) {
       if (typeof node['examples'] !== 'object' || node['schema'] === undefined) continue;
       for (const { value } of Object.values(node['examples'] as Record<string, { value: unknown }>)) {
-        expect(schemaOf(node['schema']).safeParse(value).error, path.join('/')).toBeUndefined();
+        expect({ path, error: schemaOf(node['schema']).safeParse(value).error }).toEqual({ path, error: undefined });
         checked++;
       }
     }
@@ -87,7 +88,8 @@ describe('/openapi.json', () => {
   });
 
   it('has request examples that the parsers take', () => {
-    const example = (path: string, type: string) => at(document, 'paths', path, 'post', 'requestBody', 'content', type, 'examples', 'example', 'value');
+    const example = (path: string, type: string) =>
+      at(document, 'paths', path, 'post', 'requestBody', 'content', type, 'examples', 'example', 'value');
     expect(verifyInputSchema.safeParse(example('/v1/verify', 'application/json')).error).toBeUndefined();
     const item = createUsageItemSchema(() => new Date('2026-02-01T00:00:00Z'));
     expect(z.array(item).safeParse(example('/v1/usage', 'application/json')).error).toBeUndefined();
@@ -97,7 +99,8 @@ describe('/openapi.json', () => {
 
   it('names every refusal of a verification and the status of every refused request', () => {
     const description = String(at(document, 'paths', '/v1/verify', 'post', 'description'));
-    for (const [code, { httpStatus, message }] of Object.entries(VERIFICATION_REFUSALS)) expect(description).toContain(`| \`${code}\` | ${httpStatus} | ${message} |`);
+    for (const [code, { httpStatus, message }] of Object.entries(VERIFICATION_REFUSALS))
+      expect(description).toContain(`| \`${code}\` | ${httpStatus} | ${message} |`);
     const responses = Object.keys(at(document, 'paths', '/v1/verify', 'post', 'responses') as Node);
     for (const { httpStatus } of Object.values(REQUEST_REFUSALS)) {
       // 404, 405 and 431 are answers to requests that reach no operation.
@@ -107,16 +110,38 @@ describe('/openapi.json', () => {
 
   it('describes what is really answered', async () => {
     const token = (await plane.newToken(['keys:verify'])).secret;
-    const { secret } = await plane.ledger.newKey({ permissions: ['a'], metadata: { a: [1] }, quotas: { total: 1 }, limits: { requestsPerMinute: 5 } });
-    const answers = [await plane.post('/v1/verify', { key: secret }, { token }), await plane.post('/v1/verify', { key: secret }, { token }), await plane.post('/v1/verify', {}, { token }), await plane.post('/v1/verify', {})];
+    const { secret } = await plane.ledger.newKey({
+      permissions: ['a'],
+      metadata: { a: [1] },
+      quotas: { total: 1 },
+      limits: { requestsPerMinute: 5 },
+    });
+    const answers = [
+      await plane.post('/v1/verify', { key: secret }, { token }),
+      await plane.post('/v1/verify', { key: secret }, { token }),
+      await plane.post('/v1/verify', {}, { token }),
+      await plane.post('/v1/verify', {}),
+    ];
     expect(answers.map(({ status }) => status)).toEqual([200, 200, 400, 401]);
     for (const { status, body } of answers) {
       const schema = at(document, 'paths', '/v1/verify', 'post', 'responses', String(status), 'content', 'application/json', 'schema');
-      expect(schemaOf(schema).safeParse(body).error, JSON.stringify(body)).toBeUndefined();
+      expect({ body, error: schemaOf(schema).safeParse(body).error }).toEqual({ body, error: undefined });
     }
   });
 });
 
 function exampleAnswer(): Node {
-  return at(document, 'paths', '/v1/verify', 'post', 'responses', '200', 'content', 'application/json', 'examples', 'valid', 'value') as Node;
+  return at(
+    document,
+    'paths',
+    '/v1/verify',
+    'post',
+    'responses',
+    '200',
+    'content',
+    'application/json',
+    'examples',
+    'valid',
+    'value',
+  ) as Node;
 }

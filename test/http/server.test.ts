@@ -46,10 +46,13 @@ function failing(error: unknown): Admission {
 }
 
 describe('a path or method that is not there', () => {
-  it.each(['/', '/v1', '/v1/verify/', '/v1/verifyx', '/V1/verify', '//v1/verify', '/graphql', '/constructor', '/__proto__'])('%s is 404', async (path) => {
-    const plane = await open();
-    expect(await plane.ask(path)).toMatchObject({ status: 404, body: { error: { code: 'NOT_FOUND' } } });
-  });
+  it.each(['/', '/v1', '/v1/verify/', '/v1/verifyx', '/V1/verify', '//v1/verify', '/graphql', '/constructor', '/__proto__'])(
+    '%s is 404',
+    async (path) => {
+      const plane = await open();
+      expect(await plane.ask(path)).toMatchObject({ status: 404, body: { error: { code: 'NOT_FOUND' } } });
+    },
+  );
 
   it.each([
     ['GET', '/v1/verify', 'POST'],
@@ -90,9 +93,17 @@ describe('a request that breaks HTTP', () => {
   it.each([
     ['is no HTTP', 'hello\r\n\r\n', /^HTTP\/1\.1 400 .*"code":"BAD_USER_INPUT"/s],
     ['has two lengths', 'POST /v1/verify HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n', /^HTTP\/1\.1 400 /],
-    ['has a length and chunks', 'POST /v1/verify HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n', /^HTTP\/1\.1 400 /],
+    [
+      'has a length and chunks',
+      'POST /v1/verify HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n',
+      /^HTTP\/1\.1 400 /,
+    ],
     ['names no host', 'GET /livez HTTP/1.1\r\n\r\n', /^HTTP\/1\.1 400 /],
-    ['has headers above 16 KiB', `GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: ${'a'.repeat(20_000)}\r\n\r\n`, /^HTTP\/1\.1 431 .*"code":"HEADERS_TOO_LARGE"/s],
+    [
+      'has headers above 16 KiB',
+      `GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: ${'a'.repeat(20_000)}\r\n\r\n`,
+      /^HTTP\/1\.1 431 .*"code":"HEADERS_TOO_LARGE"/s,
+    ],
   ])('and %s is refused and cut off', async (_what, text, answered) => {
     const plane = await open();
     const raw = await openRawConnection(plane.port);
@@ -145,11 +156,21 @@ describe('a request that breaks HTTP', () => {
 
 describe('a failure behind the answer', () => {
   it('of the database is 503 with Retry-After', async () => {
-    const plane = await open({ admission: failing(new AdmissionUnavailableError('The database can not answer now; try again.', { retryAfterSeconds: 7 })) });
+    const plane = await open({
+      admission: failing(new AdmissionUnavailableError('The database can not answer now; try again.', { retryAfterSeconds: 7 })),
+    });
     const { secret } = await plane.newToken(['keys:verify']);
     const { status, headers, body } = await plane.post('/v1/verify', { key: 'x' }, { token: secret });
     expect({ status, body }).toMatchObject({ status: 503, body: { error: { code: 'SERVICE_UNAVAILABLE' } } });
     expect(headers.get('retry-after')).toBe('7');
+  });
+
+  it('of the database is logged once a second, not once a request', async () => {
+    const plane = await open({ admission: failing(new AdmissionUnavailableError('gone', { retryAfterSeconds: 1 })), logLevel: 'warn' });
+    const { secret } = await plane.newToken(['keys:verify']);
+    for (let request = 0; request < 20; request++) await plane.post('/v1/verify', { key: 'x' }, { token: secret });
+    expect(plane.logged.length).toBeGreaterThan(0);
+    expect(plane.logged.length).toBeLessThan(20);
   });
 
   it('that nobody expected is 500 with an id that the log has, and nothing of the failure', async () => {
@@ -208,7 +229,9 @@ describe('drain', () => {
     await expect.poll(() => plane.ask('/livez').then(({ status }) => status)).toBe(200); // the probe's first half has been read by then
     const drained = plane.server.drain(10_000);
     probe.write('\r\n');
-    expect(await probe.ended()).toMatch(/^HTTP\/1\.1 503 .*Connection: close.*"draining":\{"ok":false,"reason":"The server is stopping\."\}/is);
+    expect(await probe.ended()).toMatch(
+      /^HTTP\/1\.1 503 .*Connection: close.*"draining":\{"ok":false,"reason":"The server is stopping\."\}/is,
+    );
     gate.open();
     await drained;
   });
@@ -229,7 +252,8 @@ describe('drain', () => {
     const plane = await open({
       graphql: {
         handle: (_request, response) => void response.end('{}'),
-        handleUpgrade: (_request, socket) => void socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n'),
+        handleUpgrade: (_request, socket) =>
+          void socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n'),
       },
     });
     const raw = await openRawConnection(plane.port);
@@ -252,7 +276,9 @@ describe('GraphQL', () => {
   it('gets what comes to its path, with a query as well, and is counted', async () => {
     const plane = await open({ graphql });
     expect(await plane.ask('/graphql?query={x}')).toMatchObject({ status: 202, text: 'from graphql' });
-    await expect.poll(async () => (await plane.ask('/metrics')).text).toContain('keyledger_http_requests_total{route="graphql",status="202"} 1');
+    await expect
+      .poll(async () => (await plane.ask('/metrics')).text)
+      .toContain('keyledger_http_requests_total{route="graphql",status="202"} 1');
   });
 
   it('that fails costs its own connection alone', async () => {
@@ -292,7 +318,15 @@ describe('the client in the log', () => {
 
 it('rejects a port that is taken with the code of the system', async () => {
   const plane = await open();
-  const second = createHttpServer({ host: '127.0.0.1', port: plane.port, routes: [], graphql: null, logger: { isLevelEnabled: () => false } as never, metrics: { answered: () => undefined }, trustedProxies: [] });
+  const second = createHttpServer({
+    host: '127.0.0.1',
+    port: plane.port,
+    routes: [],
+    graphql: null,
+    logger: { isLevelEnabled: () => false } as never,
+    metrics: { answered: () => undefined },
+    trustedProxies: [],
+  });
   await expect(second.listen()).rejects.toMatchObject({ code: 'EADDRINUSE' });
   await second.drain(0);
 });

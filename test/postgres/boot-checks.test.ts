@@ -26,7 +26,7 @@ async function check(): Promise<void> {
     onError: () => undefined,
   });
   try {
-    await assertDurableSettings(database);
+    await assertDurableSettings(database.pool);
   } finally {
     await database.close();
   }

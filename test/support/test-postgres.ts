@@ -10,6 +10,7 @@ import type { ContainerRuntimeClient } from 'testcontainers';
 
 import { Secret } from '../../src/lib/secret.ts';
 import { startEmbeddedPostgres } from '../../src/postgres/embedded.ts';
+import { cleanUpIfKilled } from './clean-up-if-killed.ts';
 
 export type TestPostgres = {
   readonly kind: 'TEST_DATABASE_URL' | 'container' | 'embedded';
@@ -46,7 +47,7 @@ export async function startTestPostgres(env: NodeJS.ProcessEnv): Promise<TestPos
 async function startContainer(env: NodeJS.ProcessEnv): Promise<TestPostgres | { readonly why: string }> {
   if (!(await mayHaveEngine(env))) return { why: 'no container engine answers here' };
   const image = env['TEST_POSTGRES_IMAGE'] ?? 'postgres:18-alpine';
-  // Ryuk would be a second image to fetch; the run removes its container itself. Only kill -9 leaves one, whose label says what it was.
+  // Ryuk would be a second image to fetch, and wants the engine's socket mounted; `cleanUpIfKilled` does its work.
   env['TESTCONTAINERS_RYUK_DISABLED'] ??= 'true';
   const { getContainerRuntimeClient, ImageName } = await import('testcontainers');
   const run = randomUUID();
@@ -64,12 +65,14 @@ async function startContainer(env: NodeJS.ProcessEnv): Promise<TestPostgres | { 
       .withLabels({ [RUN_LABEL]: run })
       .withStartupTimeout(CONTAINER_STARTS_MS)
       .start();
+    const release = cleanUpIfKilled({ kind: 'container', target: started.getId() });
     return {
       kind: 'container',
       description: `container ${image}`,
       adminUrl: new Secret(started.getConnectionUri()),
       stop: async () => {
         await started.stop();
+        release();
       },
     };
   } catch (error) {
@@ -124,6 +127,7 @@ async function startEmbedded(why: string): Promise<TestPostgres> {
   // In memory where there is room: fsync stays on, as everywhere, and costs nothing.
   const parent = (await hasRoom('/dev/shm')) ? '/dev/shm' : tmpdir();
   const dataDir = await mkdtemp(join(parent, 'keyledger-test-'));
+  const release = cleanUpIfKilled({ kind: 'cluster', target: dataDir });
   const lines: string[] = [];
   const server = await startEmbeddedPostgres({
     dataDir,
@@ -137,6 +141,7 @@ async function startEmbedded(why: string): Promise<TestPostgres> {
     stop: async () => {
       await server.stop();
       await rm(dataDir, { recursive: true, force: true });
+      release();
     },
   };
 }

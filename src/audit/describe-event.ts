@@ -1,0 +1,87 @@
+import type { KeyState } from '../domain/api-key.ts';
+import type { KeySettings, LifecycleEvent } from '../domain/event.ts';
+import { canonicalJson, type JsonValue } from '../lib/canonical-json.ts';
+
+/** What an event changed, in words; `before` is the state of a key before it, for what an Updated replaced. */
+export function describeEvent(event: LifecycleEvent, before: KeyState | null): readonly string[] {
+  switch (event.type) {
+    case 'OrganizationCreated':
+      return [`organization ${quoted(event.data.name)} created, on plan ${event.data.plan}`];
+    case 'OrganizationRenamed':
+      return [`organization renamed to ${quoted(event.data.name)}`];
+    case 'MemberAdded':
+      return [`member ${event.data.memberId} added as ${event.data.role}`];
+    case 'MemberRoleChanged':
+      return [`member ${event.data.memberId} made ${event.data.role}`];
+    case 'MemberRemoved':
+      return [`member ${event.data.memberId} removed`];
+    case 'AccessTokenIssued':
+      return [
+        `access token ${quoted(event.data.name)} issued ${event.data.memberId === null ? 'to a service' : `to member ${event.data.memberId}`}`,
+        ...(event.data.permissions === null ? [] : [`permissions: ${listed(event.data.permissions)}`]),
+        ...(event.data.expiresAt === null ? [] : [`expires at ${event.data.expiresAt}`]),
+      ];
+    case 'AccessTokenRevoked':
+      return ['access token revoked'];
+    case 'KeyCreated':
+      return [
+        `${event.data.type} key ${quoted(event.data.name)} created, shown as ${event.data.masked}${event.data.ownerId === null ? '' : `, personal to member ${event.data.ownerId}`}`,
+        ...SETTINGS.filter((name) => name !== 'name' && !isUnset(event.data[name])).map((name) => `${name}: ${shown(event.data[name])}`),
+      ];
+    case 'Updated':
+      return SETTINGS.filter((name) => event.data[name] !== undefined).map((name) => {
+        const previous = before === null || before.kind === 'absent' ? undefined : before.settings[name];
+        return `${name}: ${previous === undefined ? '' : `${shown(previous)} → `}${shown(event.data[name])}`;
+      });
+    case 'Activated':
+      return ['key activated'];
+    case 'Deactivated':
+      return ['key deactivated'];
+    case 'Regenerated':
+      return [
+        `new secret, shown as ${event.data.masked}`,
+        event.data.overlapUntil === null
+          ? 'the secret before it stopped at once'
+          : `the secret before it works until ${event.data.overlapUntil}`,
+      ];
+    case 'Expired':
+      return [`key expired (${event.data.expiresAt})`];
+    case 'Deleted':
+      return [`key ${quoted(event.data.name)} deleted`];
+  }
+  return event satisfies never;
+}
+
+const SETTINGS = [
+  'name',
+  'category',
+  'permissions',
+  'expiresAt',
+  'profileId',
+  'metadata',
+  'ipAllowlist',
+  'allowedOrigins',
+  'quotas',
+  'limits',
+  'rotateEveryDays',
+] as const satisfies readonly (keyof KeySettings)[];
+
+function isUnset(value: KeySettings[(typeof SETTINGS)[number]]): boolean {
+  return value === null || value === '' || (typeof value === 'object' && Object.values(value).every((part) => part === null));
+}
+
+function shown(value: unknown): string {
+  if (value === null || value === undefined) return 'none';
+  if (typeof value === 'string') return quoted(value);
+  if (typeof value === 'number') return String(value);
+  if (Array.isArray(value)) return listed(value.map(String));
+  return canonicalJson(value as JsonValue); // a setting, which came out of the log's JSON
+}
+
+function quoted(text: string): string {
+  return JSON.stringify(text);
+}
+
+function listed(items: readonly string[]): string {
+  return items.length === 0 ? 'none' : items.join(', ');
+}

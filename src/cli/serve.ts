@@ -1,0 +1,15 @@
+import { serve } from '../main.ts';
+import { parseArguments, type CliCommand } from './command.ts';
+
+export const serveCommand: CliCommand = {
+  name: 'serve',
+  summary: 'start the server',
+  help: `keyledger serve
+
+Migrates, listens on HOST and PORT, and runs until Ctrl-C or SIGTERM. Without DATABASE_URL it starts its own Postgres in DATA_DIR.
+On the very first start it prints an owner's access token. Settings are environment variables; the README lists them.`,
+  run: async (args, io) => {
+    parseArguments(args, {}, { min: 0, max: 0 });
+    return serve(io.env, { out: io.out, err: io.err });
+  },
+};
