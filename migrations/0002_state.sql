@@ -6,6 +6,8 @@ CREATE TABLE organizations (
   number     integer NOT NULL UNIQUE,
   name       text    NOT NULL,
   plan       text    NOT NULL,
+  requests_per_second bigint,  -- over all keys; NULL for no cap
+  requests_per_minute bigint,
   created_at timestamptz NOT NULL,
   version    integer NOT NULL
 );

@@ -31,6 +31,32 @@ CREATE TABLE key_window_buckets (
   quarters   bigint[] NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 50);
 
+-- An organization's windows of requests over all its keys, for those whose plan has a cap: the second by 50 ms, the minute by 1 s. Made anew, by the log,
+-- after a change of plan.
+CREATE TABLE organization_windows (
+  organization   integer PRIMARY KEY,
+  tick_bucket    bigint NOT NULL DEFAULT 0,  -- epoch / 50 ms
+  tick_count     bigint NOT NULL DEFAULT 0,
+  second_closed  bigint NOT NULL DEFAULT 0,
+  ticks          bigint[] NOT NULL DEFAULT '{}',
+  second_bucket  bigint NOT NULL DEFAULT 0,
+  second_count   bigint NOT NULL DEFAULT 0,
+  minute_closed  bigint NOT NULL DEFAULT 0,
+  seconds        bigint[] NOT NULL DEFAULT '{}'
+) WITH (fillfactor = 50);
+
+-- Distinct bad secrets from an address, as one organization's gateways saw them: what one tenant reports blocks nobody for another. Unlogged: a crash
+-- forgives. Addresses are hosts for IPv4 and /64 networks for IPv6. Bounded: see housekeeping.
+CREATE UNLOGGED TABLE address_failures (
+  organization  integer NOT NULL,
+  address       inet    NOT NULL,
+  first_at      timestamptz NOT NULL,
+  secrets       integer[] NOT NULL,          -- hashes, so that one bad secret in a loop counts once
+  blocked_until timestamptz,
+  PRIMARY KEY (organization, address)
+);
+CREATE INDEX address_failures_by_age ON address_failures (first_at);
+
 -- Request ids that callers chose, with the answer that was given: a second request with the id gets it again.
 CREATE TABLE usage_requests (
   organization integer NOT NULL,
@@ -146,7 +172,7 @@ $$;
 
 -- When `need` units will have left a window: the current sub-bucket and the closed ones before it, each when all of it is out.
 -- NULL where that many never will.
-CREATE FUNCTION room_at(closed bigint[], current_count bigint, current_bucket bigint, length integer, width_seconds integer, need bigint)
+CREATE FUNCTION room_at(closed bigint[], current_count bigint, current_bucket bigint, length integer, width_seconds numeric, need bigint)
 RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT to_timestamp((current_bucket - (b.i - 1) + 1 + length) * width_seconds)
   FROM (
@@ -158,32 +184,102 @@ RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 $$;
 
 -- The same for a key and a rule of `admit`. Volatile, so that it sees what the statement that calls it has consumed.
-CREATE FUNCTION retry_at(p_key integer, p_rule integer, p_cost bigint, p_cap bigint) RETURNS timestamptz LANGUAGE sql VOLATILE AS $$
+CREATE FUNCTION retry_at(p_key integer, p_organization integer, p_rule integer, p_cost bigint, p_cap bigint) RETURNS timestamptz LANGUAGE sql VOLATILE AS $$
   SELECT CASE p_rule
     WHEN 1 THEN room_at(b.seconds, w.second_count, w.second_bucket, 60, 1, p_cost + w.minute_closed + w.second_count - p_cap)
     WHEN 2 THEN room_at(b.tokens, w.token_count, w.second_bucket, 60, 1, 1 + w.token_closed + w.token_count - p_cap)
     WHEN 4 THEN room_at(b.half_hours, w.half_hour_count, w.half_hour_bucket, 48, 1800, p_cost + w.day_closed + w.half_hour_count - p_cap)
     WHEN 5 THEN room_at(b.quarters, w.quarter_count, w.quarter_bucket, 28, 21600, p_cost + w.week_closed + w.quarter_count - p_cap)
     WHEN 6 THEN room_at(b.quarters, w.quarter_count, w.quarter_bucket, 120, 21600, p_cost + w.month_closed + w.quarter_count - p_cap)
+    WHEN 7 THEN room_at(o.ticks, o.tick_count, o.tick_bucket, 20, 0.05, p_cost + o.second_closed + o.tick_count - p_cap)
+    WHEN 8 THEN room_at(o.seconds, o.second_count, o.second_bucket, 60, 1, p_cost + o.minute_closed + o.second_count - p_cap)
   END
-  FROM key_windows w JOIN key_window_buckets b ON b.key = w.key
+  FROM key_windows w JOIN key_window_buckets b ON b.key = w.key LEFT JOIN organization_windows o ON o.organization = p_organization
   WHERE w.key = p_key
+$$;
+
+-- Makes the windows of an organization that has a cap for the first time, or again, with what its last minute used: read from the log's end backwards.
+CREATE FUNCTION begin_organization_windows(p_organization integer) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  epoch numeric := extract(epoch FROM ledger_now());
+  second_counts bigint[] := array_fill(0::bigint, ARRAY[61]);
+  tick_counts bigint[] := array_fill(0::bigint, ARRAY[21]);
+  used record;
+  seconds_ago integer;
+  ticks_ago integer;
+BEGIN
+  FOR used IN SELECT u.organization, u.kind, u.credits, extract(epoch FROM u.recorded_at) AS epoch FROM usage_events u ORDER BY u.position DESC LOOP
+    -- Along the log time may step back by as much as a batch takes, never by seconds.
+    EXIT WHEN used.epoch < epoch - 70;
+    CONTINUE WHEN used.organization <> p_organization OR used.kind <> 1;
+    seconds_ago := greatest(0, floor(epoch) - floor(used.epoch));
+    ticks_ago := greatest(0, floor(epoch * 20) - floor(used.epoch * 20));
+    IF seconds_ago <= 60 THEN
+      second_counts[seconds_ago + 1] := second_counts[seconds_ago + 1] + used.credits;
+    END IF;
+    IF ticks_ago <= 20 THEN
+      tick_counts[ticks_ago + 1] := tick_counts[ticks_ago + 1] + used.credits;
+    END IF;
+  END LOOP;
+  INSERT INTO organization_windows (organization, tick_bucket, tick_count, second_closed, ticks, second_bucket, second_count, minute_closed, seconds)
+  VALUES (p_organization, floor(epoch * 20), tick_counts[1], sum_of(tick_counts[2:]), tick_counts[2:],
+    floor(epoch), second_counts[1], sum_of(second_counts[2:]), second_counts[2:])
+  ON CONFLICT DO NOTHING;
+END $$;
+
+-- Locks the windows of those organizations among these that have caps, and brings them to the present. Answers whether there are any.
+CREATE FUNCTION lock_organization_windows(p_organizations integer[]) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  capped integer[] := ARRAY(
+    SELECT o.number FROM organizations o
+    WHERE o.number = ANY (p_organizations) AND (o.requests_per_second IS NOT NULL OR o.requests_per_minute IS NOT NULL));
+  present timestamptz;
+  now_tick bigint;
+  now_second bigint;
+BEGIN
+  IF cardinality(capped) = 0 THEN
+    RETURN false;
+  END IF;
+  PERFORM begin_organization_windows(c) FROM unnest(capped) AS c WHERE NOT EXISTS (SELECT FROM organization_windows w WHERE w.organization = c);
+  PERFORM 1 FROM organization_windows WHERE organization = ANY (capped) ORDER BY organization FOR NO KEY UPDATE;
+  present := ledger_now();
+  now_tick := floor(extract(epoch FROM present) * 20);
+  now_second := floor(extract(epoch FROM present));
+  UPDATE organization_windows w SET
+    ticks = close_buckets(w.ticks, w.tick_count, now_tick - w.tick_bucket, 20),
+    second_closed = sum_of(close_buckets(w.ticks, w.tick_count, now_tick - w.tick_bucket, 20)),
+    tick_count = 0, tick_bucket = now_tick,
+    seconds = close_buckets(w.seconds, CASE WHEN now_second > w.second_bucket THEN w.second_count END, now_second - w.second_bucket, 60),
+    minute_closed = CASE WHEN now_second > w.second_bucket THEN sum_of(close_buckets(w.seconds, w.second_count, now_second - w.second_bucket, 60)) ELSE w.minute_closed END,
+    second_count = CASE WHEN now_second > w.second_bucket THEN 0 ELSE w.second_count END,
+    second_bucket = greatest(w.second_bucket, now_second)
+  WHERE w.organization = ANY (capped) AND w.tick_bucket < now_tick;
+  RETURN true;
+END $$;
+
+-- The part of the network that one party is likely to hold: the address itself, or the /64 of an IPv6 address.
+CREATE FUNCTION party_of(address inet) RETURNS inet LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT CASE family(address) WHEN 6 THEN network(set_masklen(address, 64))::inet ELSE address END
 $$;
 
 -- Decides a batch of verifications, consumes their limits and records them, in one transaction. Arrays run parallel, one element a request; so do the answer's.
 -- p_callers_*: the distinct callers, by token or, where the edge has authenticated them, by organization; p_caller points into them.
 -- Codes are those of src/domain/usage.ts; besides 100 caller unauthenticated, 101 caller forbidden, 102 the fast verifier was made with another pepper,
 -- 103 the request id belongs to reported usage.
--- Order of checks: caller, key and secret, state, expiry, environment, address, origin, permissions, minute, tokens, total, daily, weekly, monthly.
+-- Order of checks: caller; address blocked; key and secret; organization; state; expiry; environment; address and origin; permissions; the organization's second
+-- and minute; the key's minute and tokens; its quotas total, daily, weekly, monthly. Rules are numbered 1 key_minute, 2 key_tokens, 3 total, 4 daily, 5 weekly,
+-- 6 monthly, 7 organization_second, 8 organization_minute.
 --
 -- Why it is right under concurrency: the windows of a key are one row, and one UPDATE both reads what is left and takes it. Where another batch changed
 -- the row first, Postgres runs the expressions again on its new version. A row whose second has passed is brought forward before, under its lock and in a
 -- statement of its own, so that the UPDATE sees that. A row may only be ahead of this batch's clock, and then its own second counts, in `recorded_at` too:
 -- the log and the windows always agree about the sub-bucket. Rows are taken in the order of keys; what deadlocks nevertheless is run again.
+-- An organization with a cap has its windows locked before anything else, so that its requests are counted off in their order; of those that fit there, the
+-- ones that their keys refuse are not charged. Such a one can take the place of a later one in the same batch, at the cap's edge, for that batch alone.
 CREATE FUNCTION admit(
   p_caller_tokens bytea[], p_caller_organizations uuid[], p_verifying_roles text[], p_pepper_id text,
   p_caller integer[], p_lookup_id text[], p_mac bytea[], p_cost integer[], p_permissions text[], p_environment text[], p_ip inet[], p_origin text[],
-  p_endpoint text[], p_request_id text[],
+  p_endpoint text[], p_request_id text[], p_secret_hash integer[], p_failures_to_block integer, p_failure_window interval, p_block_for interval,
   OUT at timestamptz, OUT codes smallint[], OUT rules smallint[], OUT positions bigint[], OUT keys integer[], OUT versions integer[], OUT outdated boolean[],
   OUT minute_left bigint[], OUT token_left bigint[], OUT total_left bigint[], OUT day_left bigint[], OUT week_left bigint[], OUT month_left bigint[],
   OUT special json[]
@@ -193,7 +289,17 @@ DECLARE
   present timestamptz := ledger_now();
   present_second bigint := floor(extract(epoch FROM present));
   behind integer[];
+  capped boolean;
 BEGIN
+  capped := lock_organization_windows(ARRAY(
+    SELECT o.number FROM unnest(p_caller_tokens, p_caller_organizations) AS c (token, organization_id)
+    LEFT JOIN access_tokens t ON t.token_hash = c.token
+    JOIN organizations o ON o.id = coalesce(t.organization_id, c.organization_id)));
+  IF capped THEN
+    present := ledger_now();
+    present_second := floor(extract(epoch FROM present));
+  END IF;
+
   behind := ARRAY(
     SELECT w.key FROM unnest(p_lookup_id) AS l (lookup_id)
     JOIN key_verifiers v ON v.lookup_id = l.lookup_id
@@ -205,7 +311,7 @@ BEGIN
   END IF;
 
   WITH caller AS MATERIALIZED (
-    SELECT c.ordinal, o.id AS organization_id, o.number AS organization,
+    SELECT c.ordinal, o.id AS organization_id, o.number AS organization, o.requests_per_second AS per_second, o.requests_per_minute AS per_minute,
       CASE
         WHEN c.token IS NOT NULL AND (t.id IS NULL OR t.revoked_at IS NOT NULL OR t.expires_at <= present OR (t.member_id IS NOT NULL AND m.role IS NULL)) THEN 100
         WHEN c.token IS NOT NULL AND NOT (
@@ -218,12 +324,13 @@ BEGIN
     LEFT JOIN organizations o ON o.id = coalesce(t.organization_id, c.organization_id)
   ),
   checked AS MATERIALIZED (
-    SELECT r.ordinal, r.cost, r.ip, r.endpoint, r.request_id, c.organization, q.position AS answered_position, q.answer AS answered,
+    SELECT r.ordinal, r.cost, r.ip, r.endpoint, r.request_id, r.secret_hash, c.organization, c.per_second, c.per_minute AS organization_per_minute, q.position AS answered_position, q.answer AS answered,
       k.number AS key, k.version, NOT v.current AS outdated,
       k.quota_total, k.quota_daily, k.quota_weekly, k.quota_monthly, k.requests_per_minute, k.tokens_per_minute,
       CASE
         WHEN c.code <> 0 THEN c.code
         WHEN q.position IS NOT NULL THEN CASE WHEN q.answer IS NULL THEN 103 ELSE 0 END
+        WHEN f.blocked_until > present THEN 8
         WHEN v.lookup_id IS NULL OR k.organization_id <> c.organization_id OR v.expires_at <= present THEN 1
         WHEN v.pepper_id <> p_pepper_id THEN 102
         -- Both sides are keyed MACs: what the time of this comparison tells about one says nothing about a secret.
@@ -237,19 +344,35 @@ BEGIN
         ELSE 0
       END AS code,
       CASE WHEN v.pepper_id <> p_pepper_id THEN json_build_object('pepperId', v.pepper_id, 'argon2', v.argon2) END AS other_pepper
-    FROM unnest(p_caller, p_lookup_id, p_mac, p_cost, p_permissions, p_environment, p_ip, p_origin, p_endpoint, p_request_id)
-      WITH ORDINALITY AS r (caller, lookup_id, mac, cost, permissions, environment, ip, origin, endpoint, request_id, ordinal)
+    FROM unnest(p_caller, p_lookup_id, p_mac, p_cost, p_permissions, p_environment, p_ip, p_origin, p_endpoint, p_request_id, p_secret_hash)
+      WITH ORDINALITY AS r (caller, lookup_id, mac, cost, permissions, environment, ip, origin, endpoint, request_id, secret_hash, ordinal)
     JOIN caller c ON c.ordinal = r.caller
     LEFT JOIN usage_requests q ON q.organization = c.organization AND q.request_id = r.request_id
     LEFT JOIN key_verifiers v ON v.lookup_id = r.lookup_id
     LEFT JOIN api_keys k ON k.number = v.key
+    LEFT JOIN address_failures f ON f.organization = c.organization AND f.address = party_of(r.ip)
+  ),
+  -- Empty unless an organization here has a cap.
+  organization_asking AS (
+    SELECT c.organization, array_agg(c.ordinal ORDER BY c.ordinal) AS ordinals, array_agg(c.cost::bigint ORDER BY c.ordinal) AS costs,
+      min(c.per_second) AS per_second, min(c.organization_per_minute) AS per_minute
+    FROM checked c
+    WHERE capped AND c.code = 0 AND c.answered_position IS NULL AND (c.per_second IS NOT NULL OR c.organization_per_minute IS NOT NULL)
+    GROUP BY c.organization
+  ),
+  organization_judged AS MATERIALIZED (
+    SELECT j.ordinal, j.rule + 6 AS rule
+    FROM organization_asking a JOIN organization_windows w ON w.organization = a.organization
+    CROSS JOIN LATERAL unnest(a.ordinals, refusing_rules(a.costs, ARRAY[
+      a.per_second - w.second_closed - w.tick_count, a.per_minute - w.minute_closed - w.second_count])) AS j (ordinal, rule)
+    WHERE j.rule > 0
   ),
   asking AS (
     SELECT c.key, array_agg(c.ordinal) AS ordinals, array_agg(c.cost::bigint) AS costs, sum(c.cost) + (min(c.cost) = 0)::integer AS cost,
       min(c.requests_per_minute) AS per_minute, min(c.tokens_per_minute) AS tokens, min(c.quota_total) AS total, min(c.quota_daily) AS daily,
       min(c.quota_weekly) AS weekly, min(c.quota_monthly) AS monthly
     FROM checked c
-    WHERE c.code = 0 AND c.answered_position IS NULL
+    WHERE c.code = 0 AND c.answered_position IS NULL AND NOT EXISTS (SELECT FROM organization_judged o WHERE o.ordinal = c.ordinal)
     GROUP BY c.key
     ORDER BY c.key
   ),
@@ -287,31 +410,56 @@ BEGIN
   judged AS (
     SELECT j.ordinal, coalesce(j.rule, 0::smallint) AS rule, u.second_bucket, u.minute_left, u.token_left, u.total_left, u.day_left, u.week_left, u.month_left
     FROM consumed u CROSS JOIN LATERAL unnest(u.ordinals, u.rules) AS j (ordinal, rule)
+  UNION ALL
+    SELECT o.ordinal, o.rule::smallint, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM organization_judged o
   ),
   answers AS MATERIALIZED (
     SELECT c.*, j.rule, j.minute_left, j.token_left, j.total_left, j.day_left, j.week_left, j.month_left,
-      (CASE WHEN j.rule IN (1, 2) THEN 11 WHEN j.rule > 2 THEN 10 ELSE c.code END)::smallint AS final,
+      (CASE WHEN j.rule IN (1, 2, 7, 8) THEN 11 WHEN j.rule > 2 THEN 10 ELSE c.code END)::smallint AS final,
       greatest(present, to_timestamp(j.second_bucket)) AS recorded_at,
       c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102, 103) AND c.answered_position IS NULL AND c.cost > 0 AS recording,
       count(*) FILTER (WHERE c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102, 103) AND c.answered_position IS NULL AND c.cost > 0)
         OVER (ORDER BY c.ordinal ROWS UNBOUNDED PRECEDING) AS nth
     FROM checked c LEFT JOIN judged j ON j.ordinal = c.ordinal
   ),
+  organization_consumed AS MATERIALIZED (
+    UPDATE organization_windows w SET tick_count = w.tick_count + s.cost, second_count = w.second_count + s.cost
+    FROM (SELECT a.organization, sum(a.cost) AS cost FROM answers a WHERE capped AND a.final = 0 AND a.recording GROUP BY a.organization) AS s
+    WHERE w.organization = s.organization
+    RETURNING w.organization
+  ),
+  failed AS (
+    INSERT INTO address_failures AS f (organization, address, first_at, secrets, blocked_until)
+    SELECT g.organization, g.address, present, g.secrets, CASE WHEN cardinality(g.secrets) >= p_failures_to_block THEN present + p_block_for END
+    FROM (
+      SELECT c.organization, party_of(c.ip) AS address, array_agg(DISTINCT c.secret_hash) AS secrets
+      FROM checked c WHERE c.code = 1 AND c.ip IS NOT NULL AND c.secret_hash IS NOT NULL
+      GROUP BY 1, 2 ORDER BY 1, 2
+    ) AS g
+    ON CONFLICT (organization, address) DO UPDATE SET (first_at, secrets, blocked_until) = (
+      SELECT CASE WHEN m.fresh THEN f.first_at ELSE excluded.first_at END, CASE WHEN m.fresh THEN m.secrets ELSE excluded.secrets END,
+        CASE WHEN cardinality(CASE WHEN m.fresh THEN m.secrets ELSE excluded.secrets END) >= p_failures_to_block THEN present + p_block_for END
+      FROM (
+        SELECT f.first_at > present - p_failure_window AND coalesce(f.blocked_until > present, true) AS fresh,
+          ARRAY(SELECT DISTINCT s FROM unnest(f.secrets || excluded.secrets) AS s LIMIT p_failures_to_block) AS secrets
+      ) AS m)
+  ),
   -- Evaluated after the windows are consumed: the log's lock is the last to be taken, and held for the shortest time.
   reserved AS MATERIALIZED (
     SELECT (reserve_positions()).first_position, pg_notify('keyledger_log', '')
-    FROM (SELECT max(nth) AS n FROM answers) AS r WHERE r.n > 0
+    FROM (SELECT max(nth) AS n FROM answers) AS r, (SELECT count(*) AS n FROM organization_consumed) AS o WHERE r.n > 0 AND o.n >= 0
   ),
   placed AS MATERIALIZED (
     SELECT a.*, CASE WHEN a.recording THEN b.first_position + a.nth - 1 ELSE a.answered_position END AS position,
-      CASE WHEN a.rule > 0 THEN (ARRAY[a.requests_per_minute, a.tokens_per_minute, a.quota_total, a.quota_daily, a.quota_weekly, a.quota_monthly])[a.rule] END AS cap
+      CASE WHEN a.rule > 0 THEN (ARRAY[a.requests_per_minute, a.tokens_per_minute, a.quota_total, a.quota_daily, a.quota_weekly, a.quota_monthly,
+        a.per_second, a.organization_per_minute])[a.rule] END AS cap
     FROM answers a LEFT JOIN reserved b ON true
   ),
   recorded AS (
     INSERT INTO usage_events (position, recorded_at, organization, key, credits, kind, code, ip, endpoint, request_id, detail)
     SELECT p.position, p.recorded_at, p.organization, p.key, CASE p.final WHEN 0 THEN p.cost ELSE 0 END, 1, p.final, p.ip, p.endpoint, p.request_id,
-      CASE WHEN p.rule > 0 THEN format('%s: %s left of %s', (ARRAY['key_minute', 'key_tokens', 'total', 'daily', 'weekly', 'monthly'])[p.rule],
-        greatest(0, (ARRAY[p.minute_left, p.token_left, p.total_left, p.day_left, p.week_left, p.month_left])[p.rule]), p.cap) END
+      CASE WHEN p.rule > 0 THEN format('%s: %s left of %s', (ARRAY['key_minute', 'key_tokens', 'total', 'daily', 'weekly', 'monthly', 'organization_second', 'organization_minute'])[p.rule],
+        greatest(0, coalesce((ARRAY[p.minute_left, p.token_left, p.total_left, p.day_left, p.week_left, p.month_left])[p.rule], 0)), p.cap) END
     FROM placed p
     WHERE p.recording
   ),
@@ -319,7 +467,7 @@ BEGIN
     INSERT INTO usage_requests (organization, request_id, position, recorded_at, answer)
     SELECT p.organization, p.request_id, p.position, p.recorded_at, json_build_object(
       'at', p.recorded_at, 'code', p.final, 'rule', p.rule, 'outdated', p.outdated, 'minuteLeft', p.minute_left, 'totalLeft', p.total_left, 'dayLeft', p.day_left,
-      'weekLeft', p.week_left, 'monthLeft', p.month_left, 'retryAt', CASE WHEN p.rule > 0 THEN retry_at(p.key, p.rule, greatest(p.cost, 1), p.cap) END,
+      'weekLeft', p.week_left, 'monthLeft', p.month_left, 'retryAt', CASE WHEN p.rule > 0 THEN retry_at(p.key, p.organization, p.rule, greatest(p.cost, 1), p.cap) END,
       'key', (SELECT to_json(k) FROM api_keys k WHERE k.number = p.key))
     FROM placed p
     WHERE p.recording AND p.request_id IS NOT NULL
@@ -329,7 +477,7 @@ BEGIN
     array_agg(p.minute_left ORDER BY p.ordinal), array_agg(p.token_left ORDER BY p.ordinal), array_agg(p.total_left ORDER BY p.ordinal),
     array_agg(p.day_left ORDER BY p.ordinal), array_agg(p.week_left ORDER BY p.ordinal), array_agg(p.month_left ORDER BY p.ordinal),
     array_agg(CASE WHEN p.answered IS NOT NULL THEN p.answered WHEN p.code = 102 THEN p.other_pepper
-      WHEN p.rule > 0 THEN json_build_object('retryAt', retry_at(p.key, p.rule, greatest(p.cost, 1), p.cap)) END ORDER BY p.ordinal)
+      WHEN p.rule > 0 THEN json_build_object('retryAt', retry_at(p.key, p.organization, p.rule, greatest(p.cost, 1), p.cap)) END ORDER BY p.ordinal)
   INTO at, codes, rules, positions, keys, versions, outdated, minute_left, token_left, total_left, day_left, week_left, month_left, special
   FROM placed p;
 END $$;
@@ -474,8 +622,77 @@ BEGIN
   PERFORM pg_notify('keyledger_log', '');
 END $$;
 
+-- What a key's windows should be at a moment, by its usage events: each array holds the current sub-bucket and then the closed ones, the newest first.
+CREATE FUNCTION logged_windows(p_key integer, p_now timestamptz, OUT total bigint, OUT seconds bigint[], OUT tokens bigint[], OUT half_hours bigint[], OUT quarters bigint[])
+LANGUAGE sql STABLE AS $$
+  WITH used AS (
+    -- A report of something that has yet to happen counts as having happened when it was recorded.
+    SELECT extract(epoch FROM least(u.occurred_at, u.recorded_at)) AS epoch, u.credits::bigint AS credits, coalesce(u.tokens_in, 0) + coalesce(u.tokens_out, 0) AS tokens
+    FROM usage_events u WHERE u.key = p_key
+  ),
+  grouped AS MATERIALIZED (
+    SELECT floor(epoch / 21600)::bigint AS quarter, floor(epoch / 1800)::bigint AS half_hour,
+      CASE WHEN epoch > extract(epoch FROM p_now) - 62 THEN floor(epoch)::bigint END AS second, sum(credits)::bigint AS credits, sum(tokens)::bigint AS tokens
+    FROM used GROUP BY 1, 2, 3
+  )
+  SELECT (SELECT coalesce(sum(credits), 0)::bigint FROM grouped),
+    ARRAY(SELECT coalesce(sum(g.credits), 0)::bigint FROM generate_series(0, 60) AS i LEFT JOIN grouped g ON g.second = floor(extract(epoch FROM p_now))::bigint - i GROUP BY i ORDER BY i),
+    ARRAY(SELECT coalesce(sum(g.tokens), 0)::bigint FROM generate_series(0, 60) AS i LEFT JOIN grouped g ON g.second = floor(extract(epoch FROM p_now))::bigint - i GROUP BY i ORDER BY i),
+    ARRAY(SELECT coalesce(sum(g.credits), 0)::bigint FROM generate_series(0, 48) AS i LEFT JOIN grouped g ON g.half_hour = floor(extract(epoch FROM p_now) / 1800)::bigint - i GROUP BY i ORDER BY i),
+    ARRAY(SELECT coalesce(sum(g.credits), 0)::bigint FROM generate_series(0, 120) AS i LEFT JOIN grouped g ON g.quarter = floor(extract(epoch FROM p_now) / 21600)::bigint - i GROUP BY i ORDER BY i)
+$$;
+
+CREATE FUNCTION padded(counts bigint[], length integer) RETURNS bigint[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT counts[1:length] || array_fill(0::bigint, ARRAY[greatest(0, length - cardinality(counts))])
+$$;
+
+-- Compares a key's windows with its usage events, and with p_repair makes them equal. The key's row is locked meanwhile, so that traffic can go on: whatever
+-- has been charged is committed and in the log, whatever comes waits. Answers a row for each window that differs.
+CREATE FUNCTION check_windows(p_key integer, p_repair boolean) RETURNS TABLE (kept text, expected text, found text) LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+  present timestamptz := lock_windows(ARRAY[p_key]);
+  logged record;
+  w key_windows;
+  b key_window_buckets;
+BEGIN
+  SELECT * INTO w FROM key_windows WHERE key = p_key;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  SELECT * INTO b FROM key_window_buckets WHERE key = p_key;
+  -- By the row's own second, which may be ahead of the clock by a batch of another session.
+  SELECT * INTO logged FROM logged_windows(p_key, greatest(present, to_timestamp(w.second_bucket)));
+  RETURN QUERY
+    SELECT c.kept, c.expected::text, c.found::text
+    FROM (VALUES
+      ('total', ARRAY[logged.total], ARRAY[w.total]),
+      ('seconds', logged.seconds, padded(w.second_count || b.seconds, 61)),
+      ('tokens', logged.tokens, padded(w.token_count || b.tokens, 61)),
+      ('half_hours', logged.half_hours, padded(w.half_hour_count || b.half_hours, 49)),
+      ('quarters', logged.quarters, padded(w.quarter_count || b.quarters, 121)),
+      ('minute_closed', ARRAY[sum_of(logged.seconds[2:])], ARRAY[w.minute_closed]),
+      ('token_closed', ARRAY[sum_of(logged.tokens[2:])], ARRAY[w.token_closed]),
+      ('day_closed', ARRAY[sum_of(logged.half_hours[2:])], ARRAY[w.day_closed]),
+      ('week_closed', ARRAY[sum_of(logged.quarters[2:29])], ARRAY[w.week_closed]),
+      ('month_closed', ARRAY[sum_of(logged.quarters[2:])], ARRAY[w.month_closed])
+    ) AS c (kept, expected, found)
+    WHERE c.expected <> c.found;
+  IF FOUND AND p_repair THEN
+    UPDATE key_windows SET total = logged.total,
+      second_count = logged.seconds[1], minute_closed = sum_of(logged.seconds[2:]), token_count = logged.tokens[1], token_closed = sum_of(logged.tokens[2:]),
+      half_hour_count = logged.half_hours[1], day_closed = sum_of(logged.half_hours[2:]), quarter_count = logged.quarters[1],
+      week_closed = sum_of(logged.quarters[2:29]), month_closed = sum_of(logged.quarters[2:])
+    WHERE key = p_key;
+    UPDATE key_window_buckets SET seconds = logged.seconds[2:], tokens = logged.tokens[2:], half_hours = logged.half_hours[2:], quarters = logged.quarters[2:]
+    WHERE key = p_key;
+  END IF;
+END $$;
+
 GRANT SELECT, INSERT, UPDATE ON key_windows, key_window_buckets TO keyledger_server;
+GRANT SELECT, INSERT, UPDATE, DELETE ON organization_windows TO keyledger_server;
+GRANT SELECT, INSERT, UPDATE, DELETE ON address_failures TO keyledger_server;
 GRANT SELECT, INSERT, DELETE ON usage_requests TO keyledger_server;
 GRANT SELECT, INSERT ON settlements TO keyledger_server;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA keyledger FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION close_buckets, sum_of, advance_windows, lock_windows, refusing_rules, granted_cost, room_at, retry_at, admit, add_buckets, spread, charge_windows, record_usage TO keyledger_server;
+GRANT EXECUTE ON FUNCTION close_buckets, sum_of, advance_windows, lock_windows, begin_organization_windows, lock_organization_windows, party_of, refusing_rules, granted_cost, room_at, retry_at, admit, add_buckets, spread, charge_windows, record_usage, logged_windows, padded, check_windows TO keyledger_server;

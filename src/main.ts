@@ -54,6 +54,7 @@ function greeting({ url, firstOwner }: RunningServer): string {
     `  Health and metrics    ${url}/readyz  ${url}/metrics`,
   ];
   if (firstOwner === null) return places.join('\n');
+  if (!firstOwner.generated) return [...places, '', 'The first owner signs in with the BOOTSTRAP_TOKEN.'].join('\n');
   const token = firstOwner.token.reveal(); // the one time that it is shown
   return [
     ...places,

@@ -42,6 +42,7 @@ const OIDC_TIMEOUT_MS = 5 * SECOND_MS;
 const APPLICATION_NAME = 'keyledger';
 
 export type RunningServer = {
+  /** As a client on this machine reaches it. */
   readonly url: string;
   readonly port: number;
   readonly postgres: 'embedded' | 'external';

@@ -1,3 +1,4 @@
+import { crc32 } from 'node:zlib';
 import type { QueryConfig } from 'pg';
 
 import { permissionsOf, ROLES } from '../domain/permissions.ts';
@@ -59,8 +60,12 @@ export const REQUEST_ID_TAKEN = 103;
 
 const VERIFYING_ROLES = ROLES.filter((role) => permissionsOf(role).includes('keys:verify'));
 
+/** So many distinct bad secrets from one address within a time block it for another; Postgres intervals. */
+export type AddressBlocking = { readonly failures: number; readonly within: string; readonly blockFor: string };
+export const ADDRESS_BLOCKING: AddressBlocking = { failures: 20, within: '10 minutes', blockFor: '15 minutes' };
+
 /** The one statement of a batch; prepared once a connection. */
-export function admitBatch(batch: readonly Asked[], pepperId: string): QueryConfig {
+export function admitBatch(batch: readonly Asked[], pepperId: string, blocking: AddressBlocking): QueryConfig {
   const callers = new Map<string, { readonly index: number; readonly caller: VerifyCaller }>();
   const callerOf = batch.map(({ caller }) => {
     const name = caller.kind === 'token' ? caller.tokenHash.toString('latin1') : caller.organizationId;
@@ -72,7 +77,7 @@ export function admitBatch(batch: readonly Asked[], pepperId: string): QueryConf
   const distinct = [...callers.values()].map(({ caller }) => caller);
   return {
     name: 'admit',
-    text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)',
+    text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)',
     values: [
       distinct.map((caller) => (caller.kind === 'token' ? caller.tokenHash : null)),
       distinct.map((caller) => (caller.kind === 'organization' ? caller.organizationId : null)),
@@ -88,6 +93,11 @@ export function admitBatch(batch: readonly Asked[], pepperId: string): QueryConf
       batch.map((asked) => asked.request.origin),
       batch.map((asked) => asked.request.endpoint),
       batch.map((asked) => asked.request.requestId),
+      // What tells distinct bad secrets apart: nothing that could be turned back into one.
+      batch.map((asked) => (asked.request.ip === null ? null : crc32(asked.request.key) | 0)),
+      blocking.failures,
+      blocking.within,
+      blocking.blockFor,
     ],
   };
 }

@@ -8,7 +8,7 @@ import { toKeyFacts, type KeyFacts } from './key-facts.ts';
 
 const MINUTE_SECONDS = 60;
 /** The rules of `admit` by number; 0 is none. */
-const RULES = [null, 'key_minute', 'key_tokens', 'total', 'daily', 'weekly', 'monthly'] as const;
+const RULES = [null, 'key_minute', 'key_tokens', 'total', 'daily', 'weekly', 'monthly', 'organization_second', 'organization_minute'] as const;
 
 /** One request's part of a decided batch. `left` are units after the batch; null where the key has no such limit. */
 export type Decided = {
@@ -64,7 +64,19 @@ function refusedByRule(decided: Decided): RefusedBy | null {
   const rule = RULES[decided.rule];
   if (rule === null || rule === undefined) return null;
   const retryAfterSeconds = decided.retryAtMs === null ? null : Math.max(1, Math.ceil((decided.retryAtMs - decided.atMs) / 1000));
-  return rule === 'key_minute' || rule === 'key_tokens' ? { limit: rule, retryAfterSeconds } : { quota: rule, retryAfterSeconds };
+  switch (rule) {
+    case 'key_minute':
+    case 'key_tokens':
+    case 'organization_second':
+    case 'organization_minute':
+      return { limit: rule, retryAfterSeconds };
+    case 'total':
+    case 'daily':
+    case 'weekly':
+    case 'monthly':
+      return { quota: rule, retryAfterSeconds };
+  }
+  return rule satisfies never;
 }
 
 function verifiedKey(key: KeyFacts | null, outdatedSecret: boolean): VerifiedKey {

@@ -8,11 +8,13 @@ import { isPostgresError, isUniqueViolation } from '../ledger/append.ts';
 import type { Database } from '../postgres/pool.ts';
 import { AdmissionUnavailableError, type Admission, type CallerRefused, type VerifyAnswer, type VerifyCaller, type VerifyRequest } from './admission.ts';
 import {
+  ADDRESS_BLOCKING,
   admitBatch,
   CALLER_FORBIDDEN,
   CALLER_UNAUTHENTICATED,
   OTHER_PEPPER,
   REQUEST_ID_TAKEN,
+  type AddressBlocking,
   type AdmitRow,
   type Asked,
   type Special,
@@ -38,6 +40,7 @@ export type AdmissionOptions = {
   readonly peppers: Peppers;
   readonly argon2: Argon2Verifiers;
   readonly onError: (error: Error) => void;
+  readonly blocking?: AddressBlocking;
   readonly maxBatch?: number;
   readonly maxQueued?: number;
 };
@@ -49,7 +52,7 @@ type Verdict = { readonly decided: Decided; readonly key: KeyFacts | null; reado
 
 /** The hot path. Each verification is decided, charged and recorded in the database, together with all others that arrived meanwhile. */
 export function createAdmission(options: AdmissionOptions): Admission & { readonly gauges: AdmissionGauges } {
-  const { database, peppers, onError } = options;
+  const { database, peppers, onError, blocking = ADDRESS_BLOCKING } = options;
   const connection = openPipelinedConnection({
     // Planned once and never again: planning `admit` costs more than running it. Its estimates are of arrays, so JIT would be wrong each time.
     config: { ...options.connection, options: `${options.connection.options ?? ''} -c plan_cache_mode=force_generic_plan -c jit=off` },
@@ -68,7 +71,7 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
   async function decideBatch(batch: readonly Asked[]): Promise<readonly Verdict[]> {
     for (let attempt = 1; ; attempt++) {
       try {
-        const [row] = await connection.query<AdmitRow>(admitBatch(batch, peppers.current.id));
+        const [row] = await connection.query<AdmitRow>(admitBatch(batch, peppers.current.id, blocking));
         if (row === undefined) throw new Error('admit answered no row: the function of migration 0004 was changed.');
         return toVerdicts(row, await keyFacts.load(wantedFacts(row)));
       } catch (error) {

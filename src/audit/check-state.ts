@@ -2,7 +2,7 @@ import { sql, type Kysely } from 'kysely';
 
 import type { Database } from '../postgres/pool.ts';
 import type { Tables } from '../postgres/tables.ts';
-import { comparePage, TABLES_OF, unaccountedRows, type StateDifference } from '../projections/state-difference.ts';
+import { compareStreams, STATE_PAGE, TABLES_OF, unaccountedRows, type StateDifference } from '../projections/state-difference.ts';
 import { STREAM_KINDS, type FoldedKey, type FoldedStream } from '../projections/state-fold.ts';
 import type { CheckStep } from './finding.ts';
 
@@ -15,7 +15,9 @@ export async function checkState(database: Database, step: CheckStep): Promise<v
     let after: string | null = null;
     for (;;) {
       if (step.signal?.aborted === true) return;
-      const { folded, differences } = await comparePage(database, kind, after, (tx, streams) => checkVerifiers(tx, streams, step));
+      const { folded, differences } = await compareStreams(database, kind, { after, limit: STATE_PAGE }, (tx, streams) =>
+        checkVerifiers(tx, streams, step),
+      );
       for (const stream of folded) {
         if (stream.kind === 'unreadable')
           step.report({

@@ -9,6 +9,12 @@ export function describeEvent(event: LifecycleEvent, before: KeyState | null): r
       return [`organization ${quoted(event.data.name)} created, on plan ${event.data.plan}`];
     case 'OrganizationRenamed':
       return [`organization renamed to ${quoted(event.data.name)}`];
+    case 'PlanChanged':
+      return [
+        `plan changed to ${event.data.plan}`,
+        `requests per second: ${event.data.requestsPerSecond ?? 'no cap'}`,
+        `requests per minute: ${event.data.requestsPerMinute ?? 'no cap'}`,
+      ];
     case 'MemberAdded':
       return [`member ${event.data.memberId} added as ${event.data.role}`];
     case 'MemberRoleChanged':

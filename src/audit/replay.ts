@@ -147,6 +147,7 @@ function shownState(subject: ReplaySubject, { organization, keys, tokens }: Stat
     organizationId: organization.organizationId,
     name: organization.name,
     plan: organization.plan,
+    caps: { ...organization.caps },
     members: [...organization.members].map(([id, role]) => ({ id, role })),
     tokens: [...tokens.values()].flatMap((token) =>
       token.kind === 'absent'

@@ -11,7 +11,8 @@ export type ProgressLine = {
 };
 
 export function createProgressLine(io: CliIo): ProgressLine {
-  let shownAtMs = Number.NEGATIVE_INFINITY;
+  // What is over before the first line is due says nothing.
+  let shownAtMs = performance.now();
   let open = false;
   return {
     show(text) {
@@ -25,7 +26,6 @@ export function createProgressLine(io: CliIo): ProgressLine {
     end() {
       if (open) process.stderr.write('\r\u001B[K');
       open = false;
-      shownAtMs = Number.NEGATIVE_INFINITY;
     },
   };
 }

@@ -1,4 +1,3 @@
-import { serve } from '../main.ts';
 import { parseArguments, type CliCommand } from './command.ts';
 
 export const serveCommand: CliCommand = {
@@ -10,6 +9,8 @@ Migrates, listens on HOST and PORT, and runs until Ctrl-C or SIGTERM. Without DA
 On the very first start it prints an owner's access token. Settings are environment variables; the README lists them.`,
   run: async (args, io) => {
     parseArguments(args, {}, { min: 0, max: 0 });
+    // Loaded here: no other command needs the server's parts, which take a second.
+    const { serve } = await import('../main.ts');
     return serve(io.env, { out: io.out, err: io.err });
   },
 };

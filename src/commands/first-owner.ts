@@ -1,13 +1,14 @@
 import type { Kysely } from 'kysely';
 
 import { isRefusal } from '../domain/refusals.ts';
-import { Secret } from '../lib/secret.ts';
+import type { Secret } from '../lib/secret.ts';
 import type { Tables } from '../postgres/tables.ts';
 import type { Outcome } from '../ledger/run-command.ts';
 import type { OrganizationCommands } from './organization-commands.ts';
 import type { TokenCommands } from './token-commands.ts';
 
-export type FirstOwner = { readonly organizationId: string; readonly token: Secret };
+/** `generated`: nobody knows the token yet; otherwise it is the operator's own. */
+export type FirstOwner = { readonly organizationId: string; readonly token: Secret; readonly generated: boolean };
 
 const FIRST_ORGANIZATION = 'My organization';
 
@@ -26,7 +27,7 @@ export async function createFirstOwner(
   const input = { organizationId, memberId, name: 'First owner', idempotencyKey: 'first-start-token' };
   const token = must(await context.tokens.create(null, input, fixed));
   // Another server that starts at the same moment shows it; of two that show it, both show the same.
-  return token.secret === null ? null : { organizationId, token: token.secret };
+  return token.secret === null ? null : { organizationId, token: token.secret, generated: fixed === undefined };
 }
 
 function must<Result>(outcome: Outcome<Result>) {

@@ -11,6 +11,9 @@ const BATCH = 5000;
 /** Statements in one round and of one kind; what is left waits for the next round. */
 const BATCHES_A_ROUND = 20;
 const IDEMPOTENCY_KEPT_DAYS = 30;
+/** As long as a report may lie in the past: what is older can be settled no more. */
+const REQUEST_IDS_KEPT_DAYS = 31;
+const FAILED_ADDRESSES_KEPT = 100_000;
 
 export type HousekeepingOptions = { readonly database: Database; readonly intervalMs: number; readonly onError: (error: Error) => void };
 
@@ -57,6 +60,28 @@ const CHORES: readonly Chore[] = [
       DELETE FROM idempotency WHERE (actor, key_hash) IN (
         SELECT actor, key_hash FROM idempotency WHERE recorded_at <= now() - make_interval(days => ${IDEMPOTENCY_KEPT_DAYS})
         ORDER BY recorded_at LIMIT ${BATCH} FOR UPDATE SKIP LOCKED)`),
+  ],
+  [
+    'forgive failed attempts of addresses',
+    inBatches(sql`
+      DELETE FROM address_failures WHERE (organization, address) IN (
+        SELECT organization, address FROM address_failures
+        WHERE first_at <= ledger_now() - interval '30 minutes' AND coalesce(blocked_until <= ledger_now(), true)
+        ORDER BY first_at LIMIT ${BATCH} FOR UPDATE SKIP LOCKED)`),
+  ],
+  [
+    'keep the list of failed addresses bounded',
+    // The oldest go first: an attacker with a million addresses must not fill the disk, and can only make himself forgotten.
+    inBatches(sql`
+      DELETE FROM address_failures WHERE (organization, address) IN (
+        SELECT organization, address FROM address_failures WHERE first_at <= (SELECT first_at FROM address_failures ORDER BY first_at DESC OFFSET ${FAILED_ADDRESSES_KEPT} LIMIT 1)
+        ORDER BY first_at LIMIT ${BATCH} FOR UPDATE SKIP LOCKED)`),
+  ],
+  [
+    'forget old request ids',
+    inBatches(sql`
+      DELETE FROM usage_requests WHERE (organization, request_id) IN (
+        SELECT organization, request_id FROM usage_requests WHERE recorded_at <= ledger_now() - make_interval(days => ${REQUEST_IDS_KEPT_DAYS}) LIMIT ${BATCH})`),
   ],
   ...['usage_counters_0_minute', 'usage_counters_1_minute', 'usage_breakdown_0_minute', 'usage_breakdown_1_minute'].map((table): Chore => [
     `erase old minutes of ${table}`,

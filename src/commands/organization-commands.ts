@@ -6,6 +6,7 @@ import { SYSTEM_ACTOR_ID } from '../domain/actor.ts';
 import { parseEvent, streamOf, type OrganizationEvent } from '../domain/event.ts';
 import { ABSENT_ORGANIZATION, decideOrganization, evolveOrganization, type OrganizationCommand, type OrganizationState } from '../domain/organization.ts';
 import { ROLES } from '../domain/permissions.ts';
+import { PLAN_NAMES } from '../domain/plan.ts';
 import { isRefusal, refusal } from '../domain/refusals.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { Secret } from '../lib/secret.ts';
@@ -34,6 +35,13 @@ const personFields = {
 
 export const createOrganizationSchema = z.strictObject({ name: title, ownerName: personFields.name, ownerEmail: personFields.email, idempotencyKey: idempotencyKeySchema });
 export const renameOrganizationSchema = z.strictObject({ organizationId: uuid, name: title, idempotencyKey: idempotencyKeySchema });
+const cap = z.int('give a whole number, or null for no cap').positive('give a number above 0, or null for no cap').nullish().transform((value) => value ?? null);
+export const changePlanSchema = z.strictObject({
+  organizationId: uuid,
+  plan: z.enum(PLAN_NAMES),
+  caps: z.strictObject({ requestsPerSecond: cap, requestsPerMinute: cap }).nullish().transform((value) => value ?? null),
+  idempotencyKey: idempotencyKeySchema,
+});
 export const addMemberSchema = z.strictObject({ organizationId: uuid, role, ...personFields, idempotencyKey: idempotencyKeySchema });
 export const changeMemberRoleSchema = z.strictObject({ id: uuid, role, idempotencyKey: idempotencyKeySchema });
 export const removeMemberSchema = z.strictObject({ id: uuid, idempotencyKey: idempotencyKeySchema });
@@ -43,6 +51,8 @@ export type OrganizationCommands = {
   /** `actor` null: the command line or the first start. Otherwise the caller's token must carry `organizations:create`. */
   create(actor: Actor | null, input: unknown): Promise<Outcome<OrganizationResult>>;
   rename(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
+  /** Of any organization: for the operator, by a token that carries `plans:write`, or the command line (`actor` null). */
+  changePlan(actor: Actor | null, input: unknown): Promise<Outcome<OrganizationResult>>;
   addMember(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
   changeMemberRole(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
   removeMember(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
@@ -110,6 +120,13 @@ export function createOrganizationCommands(context: CommandContext): Organizatio
       const { organizationId, name, idempotencyKey } = input.value;
       if (organizationId !== actor.organizationId) return refusal('NOT_FOUND', 'There is no such organization', 'organizationId');
       return change(actor, organizationId, { operation: 'renameOrganization', input: { organizationId, name }, idempotencyKey }, { kind: 'rename', name }, null);
+    },
+    async changePlan(actor, raw) {
+      if (actor !== null) requirePermission(actor, 'plans:write');
+      const input = parseInput(changePlanSchema, raw);
+      if (!input.ok) return input.refusal;
+      const { organizationId, plan, caps, idempotencyKey } = input.value;
+      return change(actor, organizationId, { operation: 'changePlan', input: { organizationId, plan, caps }, idempotencyKey }, { kind: 'change-plan', plan, caps }, null);
     },
     async addMember(actor, raw) {
       requirePermission(actor, 'members:write');

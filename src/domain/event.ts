@@ -57,6 +57,11 @@ const keyEvents = {
 const organizationEvents = {
   OrganizationCreated: z.object({ organizationId: uuid, number: z.int().positive(), name: z.string(), plan: z.string() }),
   OrganizationRenamed: z.object({ name: z.string() }),
+  PlanChanged: z.object({
+    plan: z.string(),
+    requestsPerSecond: cap.describe('over all keys, in any second; null for no cap'),
+    requestsPerMinute: cap.describe('over all keys, in any minute; null for no cap'),
+  }),
   MemberAdded: z.object({ memberId: uuid, role: z.enum(ROLES) }),
   MemberRoleChanged: z.object({ memberId: uuid, role: z.enum(ROLES) }),
   MemberRemoved: z.object({ memberId: uuid }),

@@ -1,5 +1,6 @@
 import type { OrganizationEvent } from './event.ts';
 import type { Role } from './permissions.ts';
+import { PLANS, type PlanCaps, type PlanName } from './plan.ts';
 import { refusal, type Refusal } from './refusals.ts';
 
 /** An organization with its members; both are one aggregate, so that "at least one owner" is decided on one history. */
@@ -11,6 +12,7 @@ export type OrganizationState =
       readonly number: number;
       readonly name: string;
       readonly plan: string;
+      readonly caps: PlanCaps;
       /** Role by member id; removed members are not in it. */
       readonly members: ReadonlyMap<string, Role>;
     };
@@ -18,6 +20,8 @@ export type OrganizationState =
 export type OrganizationCommand =
   | { readonly kind: 'create'; readonly organizationId: string; readonly number: number; readonly name: string; readonly plan: string; readonly ownerId: string }
   | { readonly kind: 'rename'; readonly name: string }
+  /** `caps` only with ENTERPRISE: the other plans have their own. */
+  | { readonly kind: 'change-plan'; readonly plan: PlanName; readonly caps: PlanCaps | null }
   | { readonly kind: 'add-member'; readonly memberId: string; readonly role: Role }
   | { readonly kind: 'change-role'; readonly memberId: string; readonly role: Role }
   | { readonly kind: 'remove-member'; readonly memberId: string };
@@ -38,6 +42,8 @@ export function decideOrganization(state: OrganizationState, command: Organizati
   switch (command.kind) {
     case 'rename':
       return state.name === command.name ? [] : [{ type: 'OrganizationRenamed', data: { name: command.name } }];
+    case 'change-plan':
+      return decidePlan(state, command.plan, command.caps);
     case 'add-member':
       if (state.members.has(command.memberId)) return refusal('ALREADY_MEMBER', undefined, 'memberId');
       return [{ type: 'MemberAdded', data: { memberId: command.memberId, role: command.role } }];
@@ -56,6 +62,13 @@ export function decideOrganization(state: OrganizationState, command: Organizati
   return command satisfies never;
 }
 
+function decidePlan(state: { readonly plan: string; readonly caps: PlanCaps }, plan: PlanName, agreed: PlanCaps | null): readonly OrganizationEvent[] | Refusal {
+  if (agreed !== null && plan !== 'ENTERPRISE') return refusal('INVALID_INPUT', `Plan ${plan} has caps of its own; leave 'caps' out, or choose ENTERPRISE`, 'caps');
+  const caps = agreed ?? PLANS[plan];
+  const same = state.plan === plan && state.caps.requestsPerSecond === caps.requestsPerSecond && state.caps.requestsPerMinute === caps.requestsPerMinute;
+  return same ? [] : [{ type: 'PlanChanged', data: { plan, ...caps } }];
+}
+
 function memberNotFound(): Refusal {
   return refusal('NOT_FOUND', 'There is no such member in your organization', 'id');
 }
@@ -66,11 +79,17 @@ function isLastOwner(members: ReadonlyMap<string, Role>, memberId: string): bool
 
 /** Applies one event. */
 export function evolveOrganization(state: OrganizationState, event: OrganizationEvent): OrganizationState {
-  if (event.type === 'OrganizationCreated') return { kind: 'organization', ...event.data, members: new Map() };
+  if (event.type === 'OrganizationCreated') {
+    return { kind: 'organization', ...event.data, caps: { requestsPerSecond: null, requestsPerMinute: null }, members: new Map() };
+  }
   if (state.kind === 'absent') throw new Error(`The log is damaged: ${event.type} before OrganizationCreated.`);
   switch (event.type) {
     case 'OrganizationRenamed':
       return { ...state, name: event.data.name };
+    case 'PlanChanged': {
+      const { plan, ...caps } = event.data;
+      return { ...state, plan, caps };
+    }
     case 'MemberAdded':
     case 'MemberRoleChanged':
       return { ...state, members: new Map(state.members).set(event.data.memberId, event.data.role) };

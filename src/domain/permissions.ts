@@ -8,8 +8,9 @@ export type Role = (typeof ROLES)[number];
  */
 export const PERMISSIONS = {
   'organization:read': 'see the organization, its plan and settings',
-  'organization:write': 'rename the organization and change its plan and settings',
+  'organization:write': 'rename the organization and change its settings',
   'organizations:create': 'create further organizations (no role carries it: it is given to a token by name)',
+  'plans:write': 'change the plan of any organization (no role carries it: it is given to a token by name)',
   'members:read': 'list the members and their roles',
   'members:write': 'add and remove members and change their roles',
   'tokens:read': 'list access tokens, without their secrets',
@@ -30,11 +31,18 @@ export function isPermission(text: string): text is Permission {
   return Object.hasOwn(PERMISSIONS, text);
 }
 
+/** What concerns more than one organization is the operator's, and belongs to no role. */
+const OPERATOR: readonly Permission[] = ['organizations:create', 'plans:write'];
+
+export function isOperatorPermission(permission: Permission): boolean {
+  return OPERATOR.includes(permission);
+}
+
 const READ_EVERYTHING: readonly Permission[] = ['organization:read', 'members:read', 'tokens:read', 'keys:read', 'usage:read', 'log:read'];
 
 const ROLE_PERMISSIONS: Readonly<Record<Role, readonly Permission[]>> = {
-  OWNER: ALL_PERMISSIONS.filter((permission) => permission !== 'organizations:create'),
-  ADMIN: ALL_PERMISSIONS.filter((permission) => permission !== 'organizations:create' && permission !== 'organization:write'),
+  OWNER: ALL_PERMISSIONS.filter((permission) => !isOperatorPermission(permission)),
+  ADMIN: ALL_PERMISSIONS.filter((permission) => !isOperatorPermission(permission) && permission !== 'organization:write'),
   MEMBER: ['organization:read', 'members:read', 'keys:read', 'keys:write:personal', 'usage:read'],
   AUDITOR: READ_EVERYTHING,
 };

@@ -21,7 +21,11 @@ export function addAccessToken(builder: Builder, types: TypeRefs, actor: ActorRe
         resolve: (token) => (token.member_id === null ? null : `${token.organization_id}:${token.member_id}`),
       }),
       service: t.boolean({ resolve: (token) => token.member_id === null }),
-      permissions: t.stringList({ nullable: true, description: "Null: whatever the member's role allows.", resolve: (token) => (token.permissions === null ? null : [...token.permissions]) }),
+      permissions: t.stringList({
+        nullable: true,
+        description: "Null: whatever the member's role allows.",
+        resolve: (token) => (token.permissions === null ? null : [...token.permissions]),
+      }),
       createdAt: t.field({ type: 'DateTime', resolve: (token) => token.issued_at }),
       createdBy: t.field({ type: actor, resolve: (token) => ({ actorId: token.issued_by, organizationId: token.organization_id }) }),
       expiresAt: t.field({ type: 'DateTime', nullable: true, resolve: (token) => token.expires_at }),
@@ -31,7 +35,8 @@ export function addAccessToken(builder: Builder, types: TypeRefs, actor: ActorRe
 
   addMutation<TokenDone>(builder, refusals, {
     name: 'createAccessToken',
-    description: 'With `memberId` it acts as that member, without as a service, which then needs `permissions`. Nobody hands out more than they hold.',
+    description:
+      'With `memberId` it acts as that member, without as a service, which then needs `permissions`. Nobody hands out more than they hold.',
     permissions: ['tokens:write'],
     input: (t) => ({
       organizationId: t.id({ required: true }),
@@ -49,7 +54,10 @@ export function addAccessToken(builder: Builder, types: TypeRefs, actor: ActorRe
         description: 'The token, shown this once; null in a replayed answer after an hour.',
         resolve: (done) => done.secret?.reveal() ?? null,
       }),
-      accessToken: t.field({ type: types.accessToken, resolve: async ({ result }, _args, context) => found(await loadTokens(context, [result.tokenId])) }),
+      accessToken: t.field({
+        type: types.accessToken,
+        resolve: async ({ result }, _args, context) => found(await loadTokens(context, [result.tokenId])),
+      }),
     }),
     run: (caller, input, { deps }) => deps.tokens.create(caller, input),
   });

@@ -10,7 +10,10 @@ export function addActor(builder: Builder, enums: Enums, types: TypeRefs) {
   return builder.objectRef<{ readonly actorId: string; readonly organizationId: string }>('Actor').implement({
     description: 'Who did something.',
     fields: (t) => ({
-      id: t.id({ description: 'As in `viewer.actorId` and in events: `member:<uuid>`, `service:<uuid>` or `system`.', resolve: (actor) => actor.actorId }),
+      id: t.id({
+        description: 'As in `viewer.actorId` and in events: `member:<uuid>`, `service:<uuid>` or `system`.',
+        resolve: (actor) => actor.actorId,
+      }),
       kind: t.field({ type: enums.actorKind, resolve: ({ actorId }) => kindOf(actorId) }),
       member: t.field({
         type: types.member,

@@ -69,7 +69,8 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
   });
   addMutation<KeyDone>(builder, refusals, {
     name: 'updateApiKey',
-    description: 'What is left out stays; null clears `expiresAt`, `profileId` and `rotateEveryDays`; `quotas` and `limits` are replaced whole.',
+    description:
+      'What is left out stays; null clears `expiresAt`, `profileId` and `rotateEveryDays`; `quotas` and `limits` are replaced whole.',
     permissions: WRITERS,
     input: (t) => ({ ...id(t), name: t.string(), ...settings(t) }),
     ids: { id: 'ApiKey', profileId: 'Profile' },

@@ -16,9 +16,18 @@ import { readRequestLog, type UsageRefs } from './usage.ts';
 /** A key as it stood at a past moment. */
 type PastKey = { readonly state: Exclude<KeyState, { kind: 'absent' }>; readonly status: KeyStatus };
 
-const KEY_LIFE = LIFECYCLE_TYPES.filter((type): type is EventType & keyof typeof KEY_EVENT_SCHEMAS => Object.hasOwn(KEY_EVENT_SCHEMAS, type));
+const KEY_LIFE = LIFECYCLE_TYPES.filter((type): type is EventType & keyof typeof KEY_EVENT_SCHEMAS =>
+  Object.hasOwn(KEY_EVENT_SCHEMAS, type),
+);
 
-export function addApiKey(builder: Builder, enums: Enums, types: TypeRefs, actor: ActorRef, events: LedgerEventRefs, usage: UsageRefs): void {
+export function addApiKey(
+  builder: Builder,
+  enums: Enums,
+  types: TypeRefs,
+  actor: ActorRef,
+  events: LedgerEventRefs,
+  usage: UsageRefs,
+): void {
   const profile = builder.objectRef<{ readonly id: string; readonly name: string }>('Profile').implement({
     description: "A named bundle of settings that a gateway is handed with a key's verification.",
     fields: (t) => ({ id: t.id({ resolve: ({ id }) => encodeGlobalId('Profile', id) }), name: t.exposeString('name') }),
@@ -30,7 +39,12 @@ export function addApiKey(builder: Builder, enums: Enums, types: TypeRefs, actor
       limit: t.float({ resolve: ({ limit }) => Number(limit) }),
       used: t.float({ resolve: ({ used }) => Number(used) }),
       remaining: t.float({ resolve: ({ remaining }) => Number(remaining) }),
-      availableAt: t.field({ type: 'DateTime', nullable: true, description: 'When there is room again; null while there is.', resolve: ({ availableAt }) => availableAt }),
+      availableAt: t.field({
+        type: 'DateTime',
+        nullable: true,
+        description: 'When there is room again; null while there is.',
+        resolve: ({ availableAt }) => availableAt,
+      }),
     }),
   });
   const limit = builder.objectRef<LimitWindow>('RateLimit').implement({
@@ -81,8 +95,16 @@ export function addApiKey(builder: Builder, enums: Enums, types: TypeRefs, actor
       ipAllowlist: t.stringList({ description: 'CIDR ranges; empty: any address.', resolve: (key) => [...key.ip_allowlist] }),
       allowedOrigins: t.stringList({ description: 'Empty: any origin.', resolve: (key) => [...key.allowed_origins] }),
       rotateEveryDays: t.int({ nullable: true, resolve: (key) => key.rotate_every_days }),
-      quotas: t.field({ type: [quota], description: 'Those that are set.', resolve: async (key, _args, context) => [...(await context.windows.load(key.number)).quotas] }),
-      limits: t.field({ type: [limit], description: 'Those that are set.', resolve: async (key, _args, context) => [...(await context.windows.load(key.number)).limits] }),
+      quotas: t.field({
+        type: [quota],
+        description: 'Those that are set.',
+        resolve: async (key, _args, context) => [...(await context.windows.load(key.number)).quotas],
+      }),
+      limits: t.field({
+        type: [limit],
+        description: 'Those that are set.',
+        resolve: async (key, _args, context) => [...(await context.windows.load(key.number)).limits],
+      }),
       usage: t.field({
         type: usage.usage,
         authScopes: { permission: 'usage:read' },

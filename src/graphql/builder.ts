@@ -40,7 +40,10 @@ export function createBuilder(): Builder {
         if (decoded === null || typename === undefined) throw badUserInput(`'${text.slice(0, 60)}' is no id of this server.`);
         return { typename, id: decoded.id };
       },
-      nodeQueryOptions: { description: 'Any object by its global id; null where there is none in your organization.', authScopes: { authenticated: true } },
+      nodeQueryOptions: {
+        description: 'Any object by its global id; null where there is none in your organization.',
+        authScopes: { authenticated: true },
+      },
       nodesQueryOptions: {
         description: `Objects by their global ids, ${MAX_PAGE} at most; null for each that does not exist in your organization.`,
         authScopes: { authenticated: true },
@@ -68,7 +71,10 @@ export function createBuilder(): Builder {
       complexityError: (kind, { complexity, maxComplexity, depth, maxDepth }) =>
         kind === ComplexityErrorKind.Depth
           ? topLevelError('QUERY_TOO_COMPLEX', `The operation is ${depth} levels deep; ${maxDepth} are allowed.`)
-          : topLevelError('QUERY_TOO_COMPLEX', `The operation can resolve ${complexity} fields; ${maxComplexity} are allowed. Ask for smaller pages or fewer fields.`),
+          : topLevelError(
+              'QUERY_TOO_COMPLEX',
+              `The operation can resolve ${complexity} fields; ${maxComplexity} are allowed. Ask for smaller pages or fewer fields.`,
+            ),
     },
   });
 }

@@ -32,8 +32,15 @@ export function badUserInput(message: string): GraphQLError {
 }
 
 /** Nobody is logged in, or with credentials that are no good: then `status` 401 refuses the whole request. */
-export function unauthenticated(message = "This needs credentials: send 'Authorization: Bearer <access token>'.", wholeRequest = false): GraphQLError {
-  return topLevelError('UNAUTHENTICATED', message, wholeRequest ? { http: { status: 401, headers: { 'WWW-Authenticate': 'Bearer' } } } : {});
+export function unauthenticated(
+  message = "This needs credentials: send 'Authorization: Bearer <access token>'.",
+  wholeRequest = false,
+): GraphQLError {
+  return topLevelError(
+    'UNAUTHENTICATED',
+    message,
+    wholeRequest ? { http: { status: 401, headers: { 'WWW-Authenticate': 'Bearer' } } } : {},
+  );
 }
 
 export function serviceUnavailable(message: string, retryAfterSeconds: number): GraphQLError {
@@ -52,7 +59,10 @@ export function toClientError(error: unknown, logger: Logger): GraphQLError {
   const known = fromKnown(cause);
   if (known !== null) return located(known, error);
   const errorId = randomUUID();
-  logger.error({ err: cause, errorId, path: error instanceof GraphQLError ? error.path?.join('.') : undefined }, 'a GraphQL operation failed');
+  logger.error(
+    { err: cause, errorId, path: error instanceof GraphQLError ? error.path?.join('.') : undefined },
+    'a GraphQL operation failed',
+  );
   const message = `Something went wrong here, not with your request. The server's log has it under ${errorId}.`;
   return located(topLevelError('INTERNAL_SERVER_ERROR', message, { errorId }), error);
 }
@@ -62,7 +72,8 @@ function fromKnown(cause: unknown): GraphQLError | null {
   if (cause instanceof KeyOperationLimitError) return topLevelError('RATE_LIMITED', cause.message, { retryAfter: cause.retryAfterSeconds });
   if (cause instanceof UsagePeriodError) return badUserInput(`${cause.message}.`);
   if (cause instanceof ContentionError) return serviceUnavailable(cause.message, 1);
-  if (cause instanceof AdmissionUnavailableError) return serviceUnavailable('The database can not be reached; try again.', cause.retryAfterSeconds);
+  if (cause instanceof AdmissionUnavailableError)
+    return serviceUnavailable('The database can not be reached; try again.', cause.retryAfterSeconds);
   if (isDatabaseUnavailable(cause)) return serviceUnavailable('The database can not be reached; try again.', 1);
   return null;
 }
@@ -86,7 +97,12 @@ function located(error: GraphQLError, where: unknown): GraphQLError {
 }
 
 function placeOf({ nodes, source, positions, path }: GraphQLError): GraphQLErrorOptions {
-  return { ...(nodes === undefined ? {} : { nodes }), ...(source === undefined ? {} : { source }), ...(positions === undefined ? {} : { positions }), ...(path === undefined ? {} : { path }) };
+  return {
+    ...(nodes === undefined ? {} : { nodes }),
+    ...(source === undefined ? {} : { source }),
+    ...(positions === undefined ? {} : { positions }),
+    ...(path === undefined ? {} : { path }),
+  };
 }
 
 function rootCause(error: unknown): unknown {
@@ -99,9 +115,20 @@ function rootCause(error: unknown): unknown {
   return cause;
 }
 
-const NETWORK_CODES = new Set(['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOENT', 'ENOTFOUND', 'EAI_AGAIN']);
+const NETWORK_CODES = new Set([
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'EPIPE',
+  'ETIMEDOUT',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ENOENT',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+]);
 /** What pg and its pool say, without any code, when they get no connection or no answer in time. */
-const POOL_MESSAGES = /timeout exceeded when trying to connect|Connection terminated|connection timeout|Query read timeout|Client has encountered a connection error|Cannot use a pool after calling end/i;
+const POOL_MESSAGES =
+  /timeout exceeded when trying to connect|Connection terminated|connection timeout|Query read timeout|Client has encountered a connection error|Cannot use a pool after calling end/i;
 
 /** Connection exceptions (08), a server that lets nobody in (28, 3D, 53) or goes down or comes up (57P), and whatever failed without its own verdict. */
 function isDatabaseUnavailable(error: unknown): boolean {

@@ -37,12 +37,18 @@ export function addEnums(builder: Builder) {
     errorCode: builder.enumType('ErrorCode', {
       description: 'The expected failures of mutations.',
       values: Object.fromEntries(
-        (Object.entries(MUTATION_REFUSALS) as [MutationRefusalCode, string][]).map(([code, description]) => [code, { value: code, description }]),
+        (Object.entries(MUTATION_REFUSALS) as [MutationRefusalCode, string][]).map(([code, description]) => [
+          code,
+          { value: code, description },
+        ]),
       ) as Record<MutationRefusalCode, { value: MutationRefusalCode; description: string }>,
     }),
     eventType: builder.enumType('LedgerEventType', {
       description: 'What an event of the log says.',
-      values: Object.fromEntries(EVENT_TYPES.map((type) => [screamingSnake(type), { value: type }])) as Record<string, { value: EventType }>,
+      values: Object.fromEntries(EVENT_TYPES.map((type) => [screamingSnake(type), { value: type }])) as Record<
+        string,
+        { value: EventType }
+      >,
     }),
   } as const;
 }

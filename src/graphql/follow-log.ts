@@ -35,5 +35,7 @@ export function followLog<Update>(
 
 /** The reader takes less than comes in. It lost nothing: everything up to `resumeAfter` was delivered. */
 export function lagged(readTo: bigint, lag: bigint): Error {
-  return topLevelError('SUBSCRIPTION_LAGGED', `You are ${lag} events behind; subscribe again after the position ${readTo}.`, { resumeAfter: readTo.toString() });
+  return topLevelError('SUBSCRIPTION_LAGGED', `You are ${lag} events behind; subscribe again after the position ${readTo}.`, {
+    resumeAfter: readTo.toString(),
+  });
 }

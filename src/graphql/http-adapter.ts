@@ -51,7 +51,10 @@ function refuseTooLarge(req: IncomingMessage, res: ServerResponse, maxBytes: num
   const message = `A GraphQL request can have ${maxBytes} bytes at most.`;
   const body = JSON.stringify({ errors: [{ message, extensions: { code: 'BAD_USER_INPUT' } }] });
   // The rest of the body is not read: the connection can't be used again.
-  if (!res.headersSent) res.writeHead(413, { 'Content-Type': 'application/json; charset=utf-8', 'Content-Length': Buffer.byteLength(body), Connection: 'close' }).end(body);
+  if (!res.headersSent)
+    res
+      .writeHead(413, { 'Content-Type': 'application/json; charset=utf-8', 'Content-Length': Buffer.byteLength(body), Connection: 'close' })
+      .end(body);
   req.resume();
   return null;
 }

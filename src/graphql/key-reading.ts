@@ -66,12 +66,19 @@ function visible(actor: Actor): RawBuilder<boolean> {
 /** Keys by their uuids, in that order; null for what the caller may not see or what is not there, which look alike. */
 export async function loadKeys(db: Kysely<Tables>, actor: Actor, ids: readonly string[]): Promise<readonly (KeyRow | null)[]> {
   if (ids.length === 0) return [];
-  const { rows } = await sql<KeyRow>`SELECT ${COLUMNS} FROM api_keys k WHERE k.id = ANY(${[...ids]}::uuid[]) AND ${visible(actor)}`.execute(db);
+  const { rows } = await sql<KeyRow>`SELECT ${COLUMNS} FROM api_keys k WHERE k.id = ANY(${[...ids]}::uuid[]) AND ${visible(actor)}`.execute(
+    db,
+  );
   const found = new Map(rows.map((row) => [row.id, row]));
   return ids.map((id) => found.get(id) ?? null);
 }
 
-export type KeyPageRequest = { readonly filter: KeyFilter; readonly order: KeyOrder; readonly limit: number; readonly after: string | null };
+export type KeyPageRequest = {
+  readonly filter: KeyFilter;
+  readonly order: KeyOrder;
+  readonly limit: number;
+  readonly after: string | null;
+};
 
 /** A key with the place it has in its list. */
 export type ListedKey = KeyRow & { readonly cursor: string };
@@ -80,7 +87,11 @@ export type ListedKey = KeyRow & { readonly cursor: string };
  * Keys in order from a cursor on. Keyset, not offset: each page costs the same, and keys that come or go in between shift nothing. The cursor holds the
  * sorted value as the database's own text, since a Date would lose its microseconds.
  */
-export async function listKeys(db: Kysely<Tables>, actor: Actor, { filter, order, limit, after }: KeyPageRequest): Promise<readonly ListedKey[]> {
+export async function listKeys(
+  db: Kysely<Tables>,
+  actor: Actor,
+  { filter, order, limit, after }: KeyPageRequest,
+): Promise<readonly ListedKey[]> {
   const { value, type } = SORTED_BY[order.field];
   const from = after === null ? null : parseCursor(after, order);
   const compare = order.direction === 'ASC' ? sql`>` : sql`<`;
@@ -98,7 +109,9 @@ export async function listKeys(db: Kysely<Tables>, actor: Actor, { filter, order
 /** How many keys a filter admits. */
 export async function countKeys(db: Kysely<Tables>, actor: Actor, filter: KeyFilter): Promise<number> {
   const { rows } = await sql<{ count: number }>`
-    SELECT count(*)::integer AS count FROM api_keys k ${joinLastUsed(filter, null)} WHERE ${visible(actor)} AND ${matching(filter)}`.execute(db);
+    SELECT count(*)::integer AS count FROM api_keys k ${joinLastUsed(filter, null)} WHERE ${visible(actor)} AND ${matching(filter)}`.execute(
+    db,
+  );
   return rows[0]?.count ?? 0;
 }
 

@@ -27,7 +27,11 @@ export function addKeyStreams(builder: Builder, enums: Enums, types: TypeRefs): 
     fields: (t) => ({
       position: t.field({ type: 'Position', resolve: ({ position }) => position }),
       type: t.field({ type: enums.eventType, resolve: ({ type }) => type }),
-      apiKey: t.field({ type: types.apiKey, description: 'As it stands now, which may be later than this change.', resolve: ({ key }) => key }),
+      apiKey: t.field({
+        type: types.apiKey,
+        description: 'As it stands now, which may be later than this change.',
+        resolve: ({ key }) => key,
+      }),
     }),
   });
   const use = builder.objectRef<KeyUse>('ApiKeyUse').implement({
@@ -37,7 +41,10 @@ export function addKeyStreams(builder: Builder, enums: Enums, types: TypeRefs): 
         type: types.apiKey,
         resolve: async ({ keyId, lastUsedAt }, _args, context) => ({ ...(await visibleKey(context, keyId)), seenUsedAt: lastUsedAt }),
       }),
-      requests: t.int({ description: 'Requests that were let through or reported since the update before.', resolve: ({ requests }) => requests }),
+      requests: t.int({
+        description: 'Requests that were let through or reported since the update before.',
+        resolve: ({ requests }) => requests,
+      }),
       lastUsedAt: t.field({ type: 'DateTime', resolve: ({ lastUsedAt }) => lastUsedAt }),
     }),
   });
@@ -63,13 +70,17 @@ export function addKeyStreams(builder: Builder, enums: Enums, types: TypeRefs): 
       type: use,
       description: 'Which keys are used, from now on: at most one update a key and second, with the count since the last.',
       authScopes: { $all: { permission: 'keys:read' } },
-      args: { organizationId: t.arg.id({ required: true }), keyIds: t.arg.idList({ description: `These keys alone, ${MAX_PAGE} at most.` }) },
+      args: {
+        organizationId: t.arg.id({ required: true }),
+        keyIds: t.arg.idList({ description: `These keys alone, ${MAX_PAGE} at most.` }),
+      },
       subscribe: async (_root, { organizationId, keyIds }, context) => {
         const own = ownOrganization(context, organizationId);
         const streams = keyIds == null ? undefined : await streamsOf(context, keyIds);
         const filter = { organizationId: own, types: ['UsageRecorded'] as const, ...(streams === undefined ? {} : { streams }) };
         return cancellable(
-          (signal) => coalesce(context.deps.tail.follow({ after: 'now', filter, signal }), visibility(context, streams !== undefined), signal),
+          (signal) =>
+            coalesce(context.deps.tail.follow({ after: 'now', filter, signal }), visibility(context, streams !== undefined), signal),
           context.session?.signal,
         );
       },
@@ -80,7 +91,9 @@ export function addKeyStreams(builder: Builder, enums: Enums, types: TypeRefs): 
 
 async function* changesOf(context: GraphqlContext, entries: readonly LedgerEntry[]): AsyncGenerator<KeyChange, void, undefined> {
   const ids = [...new Set(entries.map(keyIdOf))];
-  const keys = new Map((await loadKeys(context.deps.database.kysely, actorOf(context), ids)).flatMap((key) => (key === null ? [] : [[key.id, key] as const])));
+  const keys = new Map(
+    (await loadKeys(context.deps.database.kysely, actorOf(context), ids)).flatMap((key) => (key === null ? [] : [[key.id, key] as const])),
+  );
   for (const entry of entries) {
     const key = keys.get(keyIdOf(entry));
     if (key !== undefined) yield { position: entry.position, type: entry.type, key };
@@ -149,7 +162,11 @@ async function* coalesce(
   }
 }
 
-async function addUses(pending: Map<string, KeyUse>, entries: readonly LedgerEntry[], seen: (ids: readonly string[]) => Promise<ReadonlySet<string>>): Promise<void> {
+async function addUses(
+  pending: Map<string, KeyUse>,
+  entries: readonly LedgerEntry[],
+  seen: (ids: readonly string[]) => Promise<ReadonlySet<string>>,
+): Promise<void> {
   const used = entries.filter(wasLetThrough);
   const visible = await seen([...new Set(used.map(keyIdOf))]);
   for (const entry of used) {
@@ -181,7 +198,11 @@ function wakeInMs(pending: ReadonlyMap<string, KeyUse>, toldAtMs: ReadonlyMap<st
   return Math.max(0, soonest - performance.now());
 }
 
-async function nextPage(next: Promise<IteratorResult<LogPage, void>>, timerMs: number | null, signal: AbortSignal): Promise<IteratorResult<LogPage, void> | 'timer'> {
+async function nextPage(
+  next: Promise<IteratorResult<LogPage, void>>,
+  timerMs: number | null,
+  signal: AbortSignal,
+): Promise<IteratorResult<LogPage, void> | 'timer'> {
   if (timerMs === null) return next;
   const timer = new AbortController();
   try {

@@ -21,7 +21,10 @@ export function addLedgerEvent(builder: Builder, enums: Enums, types: TypeRefs) 
     fields: (t) => ({
       position: t.field({ type: 'Position', resolve: (entry) => entry.position }),
       type: t.field({ type: enums.eventType, resolve: (entry) => entry.type }),
-      subjectId: t.id({ description: 'Global id of the key, organization or access token that it is about.', resolve: (entry) => subjectOfStream(entry.stream) }),
+      subjectId: t.id({
+        description: 'Global id of the key, organization or access token that it is about.',
+        resolve: (entry) => subjectOfStream(entry.stream),
+      }),
       at: t.field({ type: 'DateTime', resolve: (entry) => entry.recordedAt }),
       actorId: t.id({ nullable: true, description: 'Who did it; null for usage.', resolve: (entry) => entry.actorId }),
       data: t.field({ type: 'JSON', description: 'As schema/events.json says for its type.', resolve: (entry) => entry.data }),
@@ -37,7 +40,8 @@ export function addLedgerEvent(builder: Builder, enums: Enums, types: TypeRefs) 
   builder.subscriptionField('ledgerEvents', (t) =>
     t.field({
       type: types.ledgerEvent,
-      description: 'The log of your organization as it grows, in order, without loss or repetition. Resume with `after` the last position that you saw.',
+      description:
+        'The log of your organization as it grows, in order, without loss or repetition. Resume with `after` the last position that you saw.',
       authScopes: { permission: 'log:read' },
       args: {
         organizationId: t.arg.id({ required: true }),
@@ -68,7 +72,10 @@ export function logFilterOf(filter: LedgerEventFilter | null | undefined): Pick<
   return { ...(filter?.types == null ? {} : { types: filter.types }), ...(streams === undefined ? {} : { streams }) };
 }
 
-export type LedgerEventFilter = { readonly types?: readonly EventType[] | null | undefined; readonly subjectIds?: readonly string[] | null | undefined };
+export type LedgerEventFilter = {
+  readonly types?: readonly EventType[] | null | undefined;
+  readonly subjectIds?: readonly string[] | null | undefined;
+};
 
 /** The life of a key or organization without its usage. */
 export const LIFECYCLE_TYPES: readonly EventType[] = EVENT_TYPES.filter((type) => type !== 'UsageRecorded' && type !== 'UsageSettled');

@@ -25,7 +25,8 @@ export function createSubscribe(sessions: Sessions, logger: Logger): { readonly 
   const subscribe: Subscribe = async (args) => {
     const caller = args.contextValue as GraphqlContext; // made by createContext on either transport
     const opened = caller.session === null && caller.actor !== null ? await sessions.open(caller.actor, caller.authorization) : null;
-    if (caller.session === null && caller.actor !== null && opened === null) return { errors: [unauthenticated('These credentials no longer hold.')] };
+    if (caller.session === null && caller.actor !== null && opened === null)
+      return { errors: [unauthenticated('These credentials no longer hold.')] };
     const session = caller.session ?? opened;
     try {
       const context = createContext({ ...caller, session: withDisconnection(session, caller.disconnected) });
@@ -36,7 +37,10 @@ export function createSubscribe(sessions: Sessions, logger: Logger): { readonly 
       const updates = source[Symbol.asyncIterator]() as AsyncGenerator<unknown, void, undefined>;
       return cancellable((signal) => deliver(updates, signal), caller.disconnected);
 
-      async function* deliver(iterator: AsyncGenerator<unknown, void, undefined>, signal: AbortSignal): AsyncGenerator<ExecutionResult, void, undefined> {
+      async function* deliver(
+        iterator: AsyncGenerator<unknown, void, undefined>,
+        signal: AbortSignal,
+      ): AsyncGenerator<ExecutionResult, void, undefined> {
         const stop = (): void => void iterator.return();
         signal.addEventListener('abort', stop, { once: true });
         open++;

@@ -27,7 +27,11 @@ export function addRefusalTypes(builder: Builder, enums: Enums) {
       description: `${MUTATION_REFUSALS[code]}.`,
       interfaces: [userError],
       fields: (t) => ({
-        field: t.string({ nullable: true, description: 'The path of the field in the input, such as `quotas.daily`.', resolve: (failure) => failure.field ?? null }),
+        field: t.string({
+          nullable: true,
+          description: 'The path of the field in the input, such as `quotas.daily`.',
+          resolve: (failure) => failure.field ?? null,
+        }),
       }),
     });
   const types = Object.fromEntries((Object.keys(MUTATION_REFUSALS) as MutationRefusalCode[]).map((code) => [code, typeOf(code)]));
@@ -67,7 +71,8 @@ function addObjectMutation(builder: Builder, refusals: RefusalTypes, spec: Mutat
         ? {}
         : {
             idempotencyKey: t.string({
-              description: 'A retry with the same key and input has no second effect and is answered as the first was; for an hour with its secret, too.',
+              description:
+                'A retry with the same key and input has no second effect and is answered as the first was; for an hour with its secret, too.',
             }),
           }),
     }),
@@ -97,7 +102,11 @@ function addObjectMutation(builder: Builder, refusals: RefusalTypes, spec: Mutat
   );
 }
 
-function decodeIds(input: Readonly<Record<string, unknown>>, ids: Readonly<Record<string, IdType>>, actor: Actor): Readonly<Record<string, unknown>> | Refusal {
+function decodeIds(
+  input: Readonly<Record<string, unknown>>,
+  ids: Readonly<Record<string, IdType>>,
+  actor: Actor,
+): Readonly<Record<string, unknown>> | Refusal {
   const decoded: Record<string, unknown> = { ...input };
   for (const [field, type] of Object.entries(ids)) {
     const text = input[field];

@@ -1,4 +1,5 @@
 import type { OrganizationResult } from '../commands/organization-commands.ts';
+import { PLAN_NAMES } from '../domain/plan.ts';
 import type { Done } from '../ledger/run-command.ts';
 import type { Builder } from './builder.ts';
 import { encodeGlobalId } from './global-id.ts';
@@ -16,11 +17,15 @@ export function addOrganizationMutations(builder: Builder, types: TypeRefs, refu
     refusals: ['INVALID_INPUT', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
       position: t.field({ type: 'Position', resolve: (done) => done.position }),
-      organizationId: t.id({ description: 'Global id. You can not look into it: its owner can.', resolve: ({ result }) => encodeGlobalId('Organization', result.organizationId) }),
+      organizationId: t.id({
+        description: 'Global id. You can not look into it: its owner can.',
+        resolve: ({ result }) => encodeGlobalId('Organization', result.organizationId),
+      }),
       ownerId: t.id({
         nullable: true,
         description: 'Global id of its first member.',
-        resolve: ({ result }) => (result.memberId === null ? null : encodeGlobalId('Member', `${result.organizationId}:${result.memberId}`)),
+        resolve: ({ result }) =>
+          result.memberId === null ? null : encodeGlobalId('Member', `${result.organizationId}:${result.memberId}`),
       }),
     }),
     run: (actor, input, { deps }) => deps.organizations.create(actor, input),
@@ -37,5 +42,33 @@ export function addOrganizationMutations(builder: Builder, types: TypeRefs, refu
       organization: t.field({ type: types.organization, resolve: (_done, _args, context) => loadOwnOrganization(context) }),
     }),
     run: (actor, input, { deps }) => deps.organizations.rename(actor, input),
+  });
+  const caps = builder.inputType('PlanCapsInput', {
+    description: 'What was agreed with an ENTERPRISE organization; left out or null: no cap.',
+    fields: (t) => ({ requestsPerSecond: t.int(), requestsPerMinute: t.int() }),
+  });
+  const plan = builder.enumType('Plan', {
+    values: PLAN_NAMES,
+    description: 'FREE 100, BASIC 1,000 and PRO 10,000 requests a minute over all keys; ENTERPRISE as agreed.',
+  });
+  addMutation<OrganizationDone>(builder, refusals, {
+    name: 'changePlan',
+    description: "The plan of any organization, for the product's operator. No role may do this: a token is given `plans:write` by name.",
+    permissions: ['plans:write'],
+    input: (t) => ({
+      organizationId: t.id({ required: true }),
+      plan: t.field({ type: plan, required: true }),
+      caps: t.field({ type: caps }),
+    }),
+    ids: { organizationId: 'Organization' },
+    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
+    payload: (t) => ({
+      position: t.field({ type: 'Position', resolve: (done) => done.position }),
+      organizationId: t.id({
+        description: 'Global id. Only its own members can look into it.',
+        resolve: ({ result }) => encodeGlobalId('Organization', result.organizationId),
+      }),
+    }),
+    run: (actor, input, { deps }) => deps.organizations.changePlan(actor, input),
   });
 }

@@ -18,10 +18,12 @@ export function addScalars(builder: Builder): void {
     },
   });
   builder.scalarType('Position', {
-    description: 'A place in the event log, as a decimal text. `0` lies before the first event. Positions are dense and in the order of commits.',
+    description:
+      'A place in the event log, as a decimal text. `0` lies before the first event. Positions are dense and in the order of commits.',
     serialize: (value) => value.toString(),
     parseValue: (value) => {
-      if (typeof value !== 'string' || !/^(?:0|[1-9]\d{0,17})$/.test(value)) throw badUserInput("A Position is a decimal text such as '42'.");
+      if (typeof value !== 'string' || !/^(?:0|[1-9]\d{0,17})$/.test(value))
+        throw badUserInput("A Position is a decimal text such as '42'.");
       return BigInt(value);
     },
   });

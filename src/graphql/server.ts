@@ -46,7 +46,9 @@ export function createGraphqlServer(deps: GraphqlDependencies): GraphqlServer {
     cors: false,
     maxRequestBodySize: false,
     maskedErrors: { maskError: (error) => toClientError(error, logger) },
-    graphiql: config.graphiql ? { title: 'keyledger', subscriptionsProtocol: 'WS', headers: JSON.stringify({ Authorization: 'Bearer <access token>' }) } : false,
+    graphiql: config.graphiql
+      ? { title: 'keyledger', subscriptionsProtocol: 'WS', headers: JSON.stringify({ Authorization: 'Bearer <access token>' }) }
+      : false,
     renderGraphiQL: async (options) => {
       // Nine megabytes of page: read by the first who wants it. The package's own page, since the built-in one loads from a CDN.
       const { renderGraphiQL } = await import('@graphql-yoga/render-graphiql');

@@ -24,7 +24,12 @@ const REVOKING: readonly EventType[] = ['AccessTokenRevoked', 'MemberRemoved', '
 /** The longest that a timer takes. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
-export function createSessions(deps: { readonly tail: Tail; readonly database: Database; readonly authenticate: Authenticate; readonly onError: (error: Error) => void }): Sessions {
+export function createSessions(deps: {
+  readonly tail: Tail;
+  readonly database: Database;
+  readonly authenticate: Authenticate;
+  readonly onError: (error: Error) => void;
+}): Sessions {
   const followers = new Set<Follower>();
   const closing = new AbortController();
   let watching: { readonly started: Promise<void>; readonly stop: AbortController } | null = null;
@@ -51,7 +56,8 @@ export function createSessions(deps: { readonly tail: Tail; readonly database: D
     } catch (error) {
       // Who can't be told of revocations may not be kept.
       deps.onError(error as Error);
-      for (const follower of followers) follower.end(topLevelError('SERVICE_UNAVAILABLE', 'The event log can not be followed any more; subscribe again.'));
+      for (const follower of followers)
+        follower.end(topLevelError('SERVICE_UNAVAILABLE', 'The event log can not be followed any more; subscribe again.'));
     }
   }
 

@@ -1,4 +1,12 @@
-import { requestLog, usageSeries, usageTotals, type RequestLogEntry, type UsagePoint, type UsageSubject, type UsageTotals } from '../projections/usage-queries.ts';
+import {
+  requestLog,
+  usageSeries,
+  usageTotals,
+  type RequestLogEntry,
+  type UsagePoint,
+  type UsageSubject,
+  type UsageTotals,
+} from '../projections/usage-queries.ts';
 import type { Builder } from './builder.ts';
 import { badUserInput } from './client-error.ts';
 import { actorOf, type GraphqlContext } from './context.ts';
@@ -8,7 +16,12 @@ import { pageOf, pageSizeOf, type Page } from './paging.ts';
 import type { TypeRefs } from './type-refs.ts';
 
 /** Usage over a period, of which totals and series are read only where they are selected. */
-export type UsageQuestion = { readonly subject: UsageSubject; readonly from: Date; readonly to: Date; readonly granularity: 'MINUTE' | 'HOUR' | 'DAY' };
+export type UsageQuestion = {
+  readonly subject: UsageSubject;
+  readonly from: Date;
+  readonly to: Date;
+  readonly granularity: 'MINUTE' | 'HOUR' | 'DAY';
+};
 
 type RefusalCount = UsageTotals['refusals'][number];
 export type UsageRefs = ReturnType<typeof addUsage>;
@@ -30,8 +43,16 @@ export function addUsage(builder: Builder, enums: Enums, types: TypeRefs) {
       succeeded: t.float({ description: 'Let through, and nothing says that they failed.', resolve: (sum) => Number(sum.succeeded) }),
       failed: t.float({ description: 'Let through, and answered with a status of 400 or above.', resolve: (sum) => Number(sum.failed) }),
       refused: t.float({ description: 'Not let through.', resolve: (sum) => Number(sum.refused) }),
-      successRate: t.float({ nullable: true, description: 'succeeded / requests; null without requests.', resolve: (sum) => rate(sum.succeeded, sum.requests) }),
-      errorRate: t.float({ nullable: true, description: 'failed / requests; null without requests.', resolve: (sum) => rate(sum.failed, sum.requests) }),
+      successRate: t.float({
+        nullable: true,
+        description: 'succeeded / requests; null without requests.',
+        resolve: (sum) => rate(sum.succeeded, sum.requests),
+      }),
+      errorRate: t.float({
+        nullable: true,
+        description: 'failed / requests; null without requests.',
+        resolve: (sum) => rate(sum.failed, sum.requests),
+      }),
       cost: t.string({ description: COST, resolve: (sum) => decimalOfMicros(sum.costMicros) }),
       tokensIn: t.float({ resolve: (sum) => Number(sum.tokensIn) }),
       tokensOut: t.float({ resolve: (sum) => Number(sum.tokensOut) }),
@@ -61,7 +82,9 @@ export function addUsage(builder: Builder, enums: Enums, types: TypeRefs) {
       series: t.field({
         type: [point],
         description: 'Oldest first, with zeros where nothing happened; 10,000 points at most.',
-        resolve: async ({ subject, from, to, granularity }, _args, { deps }) => [...(await usageSeries(deps.database.kysely, subject, { from, to }, granularity))],
+        resolve: async ({ subject, from, to, granularity }, _args, { deps }) => [
+          ...(await usageSeries(deps.database.kysely, subject, { from, to }, granularity)),
+        ],
       }),
     }),
   });
@@ -72,8 +95,16 @@ export function addUsage(builder: Builder, enums: Enums, types: TypeRefs) {
       requestId: t.string({ resolve: ({ entry }) => entry.requestId }),
       apiKey: t.field({ type: types.apiKey, resolve: ({ key }) => key }),
       at: t.field({ type: 'DateTime', resolve: ({ entry }) => entry.at }),
-      endpoint: t.string({ nullable: true, description: 'Method and path, as the gateway gave them.', resolve: ({ entry }) => entry.endpoint }),
-      status: t.int({ nullable: true, description: 'What the end client was answered, where that is known.', resolve: ({ entry }) => entry.status }),
+      endpoint: t.string({
+        nullable: true,
+        description: 'Method and path, as the gateway gave them.',
+        resolve: ({ entry }) => entry.endpoint,
+      }),
+      status: t.int({
+        nullable: true,
+        description: 'What the end client was answered, where that is known.',
+        resolve: ({ entry }) => entry.status,
+      }),
       durationMs: t.int({ nullable: true, description: 'To the first byte.', resolve: ({ entry }) => entry.durationMs }),
       ip: t.string({ nullable: true, description: "The end client's address.", resolve: ({ entry }) => entry.ip }),
       credits: t.int({ resolve: ({ entry }) => entry.credits }),
@@ -133,4 +164,3 @@ export function positionOf(cursor: string): bigint {
   if (!/^(?:0|[1-9]\d{0,17})$/.test(cursor)) throw badUserInput("'after' is no cursor of this list.");
   return BigInt(cursor);
 }
-

@@ -30,8 +30,13 @@ export function addVerification(builder: Builder, enums: Enums, refusals: Refusa
       profileName: t.string({ nullable: true, resolve: (key) => key.profile?.name ?? null }),
       profileSettings: t.field({ type: 'JSON', nullable: true, resolve: (key) => key.profile?.settings ?? null }),
       organizationId: t.id({ resolve: (key) => encodeGlobalId('Organization', key.organizationId) }),
-      ownerId: t.id({ nullable: true, resolve: (key) => (key.ownerId === null ? null : encodeGlobalId('Member', `${key.organizationId}:${key.ownerId}`)) }),
-      outdatedSecret: t.exposeBoolean('outdatedSecret', { description: 'It was let through with the secret before the last regeneration.' }),
+      ownerId: t.id({
+        nullable: true,
+        resolve: (key) => (key.ownerId === null ? null : encodeGlobalId('Member', `${key.organizationId}:${key.ownerId}`)),
+      }),
+      outdatedSecret: t.exposeBoolean('outdatedSecret', {
+        description: 'It was let through with the secret before the last regeneration.',
+      }),
     }),
   });
   const rateLimit = builder.objectRef<NonNullable<VerifyAnswer['rateLimit']>>('VerifiedRateLimit').implement({
@@ -52,7 +57,11 @@ export function addVerification(builder: Builder, enums: Enums, refusals: Refusa
   const payload = builder.objectRef<Verified>('VerifyApiKeyPayload').implement({
     description: 'Whether a key may pass, and what the gateway should know about that.',
     fields: (t) => ({
-      position: t.field({ type: 'Position', description: "Of the recorded request; where none was recorded, the log's head.", resolve: ({ position }) => position }),
+      position: t.field({
+        type: 'Position',
+        description: "Of the recorded request; where none was recorded, the log's head.",
+        resolve: ({ position }) => position,
+      }),
       valid: t.boolean({ resolve: ({ answer }) => answer.code === 'VALID' }),
       code: t.field({ type: enums.verificationCode, resolve: ({ answer }) => answer.code }),
       message: t.string({ nullable: true, resolve: ({ answer }) => answer.message }),
@@ -62,7 +71,11 @@ export function addVerification(builder: Builder, enums: Enums, refusals: Refusa
       key: t.field({ type: verifiedKey, nullable: true, description: 'Told only where it may pass.', resolve: ({ answer }) => answer.key }),
       rateLimit: t.field({ type: rateLimit, nullable: true, resolve: ({ answer }) => answer.rateLimit }),
       quotas: t.field({ type: [quota], resolve: ({ answer }) => [...answer.quotas] }),
-      quota: t.string({ nullable: true, description: 'With QUOTA_EXCEEDED: total, daily, weekly or monthly.', resolve: ({ answer }) => refusedBy(answer, 'quota') }),
+      quota: t.string({
+        nullable: true,
+        description: 'With QUOTA_EXCEEDED: total, daily, weekly or monthly.',
+        resolve: ({ answer }) => refusedBy(answer, 'quota'),
+      }),
       limit: t.string({
         nullable: true,
         description: 'With RATE_LIMITED: key_minute, key_tokens, organization_second or organization_minute.',
@@ -90,7 +103,8 @@ export function addVerification(builder: Builder, enums: Enums, refusals: Refusa
   builder.mutationField('verifyApiKey', (t) =>
     t.field({
       type: payload,
-      description: 'May this key pass? The same decision as `POST /v1/verify`, which costs less. Consumes limits and records the request, unless `cost` is 0.',
+      description:
+        'May this key pass? The same decision as `POST /v1/verify`, which costs less. Consumes limits and records the request, unless `cost` is 0.',
       authScopes: { permission: 'keys:verify' },
       args: { input: t.arg({ type: input, required: true }) },
       resolve: async (_root, args, context): Promise<Verified> => {
@@ -98,7 +112,11 @@ export function addVerification(builder: Builder, enums: Enums, refusals: Refusa
         if (!parsed.ok) throw badUserInput(parsed.refusal.message);
         const { admission, database } = context.deps;
         const answer = await admission.verify({ kind: 'organization', organizationId: actorOf(context).organizationId }, parsed.value);
-        if (answer.kind !== 'answer') throw topLevelError(answer.kind === 'forbidden' ? 'FORBIDDEN' : 'UNAUTHENTICATED', 'These credentials can not verify keys any more.');
+        if (answer.kind !== 'answer')
+          throw topLevelError(
+            answer.kind === 'forbidden' ? 'FORBIDDEN' : 'UNAUTHENTICATED',
+            'These credentials can not verify keys any more.',
+          );
         return { answer, position: answer.position ?? (await headPosition(database.kysely)) };
       },
     }),
@@ -156,7 +174,12 @@ function parseItems(raw: unknown): { readonly values: readonly UsageItem[] } | R
   const values: UsageItem[] = [];
   for (const [index, item] of list.entries()) {
     const parsed = parseInput(usageItemSchema, withPlainId(item));
-    if (!parsed.ok) return refusal('INVALID_INPUT', parsed.refusal.message, `items.${index}${parsed.refusal.field === undefined ? '' : `.${parsed.refusal.field}`}`);
+    if (!parsed.ok)
+      return refusal(
+        'INVALID_INPUT',
+        parsed.refusal.message,
+        `items.${index}${parsed.refusal.field === undefined ? '' : `.${parsed.refusal.field}`}`,
+      );
     values.push(parsed.value);
   }
   return { values };

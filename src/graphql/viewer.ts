@@ -10,9 +10,17 @@ export function addViewer(builder: Builder, enums: Enums, types: TypeRefs): void
     fields: (t) => ({
       actorId: t.id({ description: 'What the log records of you.', resolve: (actor) => actor.id }),
       role: t.field({ type: enums.role, nullable: true, description: 'Null for services.', resolve: (actor) => actor.role }),
-      permissions: t.stringList({ description: 'What you may do; see docs/permissions.md.', resolve: (actor) => [...actor.permissions].toSorted() }),
+      permissions: t.stringList({
+        description: 'What you may do; see docs/permissions.md.',
+        resolve: (actor) => [...actor.permissions].toSorted(),
+      }),
       organization: t.field({ type: types.organization, resolve: (_actor, _args, context) => loadOwnOrganization(context) }),
-      expiresAt: t.field({ type: 'DateTime', nullable: true, description: 'When your credentials end.', resolve: (actor) => actor.expiresAt }),
+      expiresAt: t.field({
+        type: 'DateTime',
+        nullable: true,
+        description: 'When your credentials end.',
+        resolve: (actor) => actor.expiresAt,
+      }),
     }),
   });
   builder.queryField('viewer', (t) =>

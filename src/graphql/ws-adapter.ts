@@ -1,6 +1,14 @@
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
-import { type ExecutionArgs, execute, GraphQLError, getOperationAST, type ExecutionResult, type FormattedExecutionResult, type GraphQLSchema } from 'graphql';
+import {
+  type ExecutionArgs,
+  execute,
+  GraphQLError,
+  getOperationAST,
+  type ExecutionResult,
+  type FormattedExecutionResult,
+  type GraphQLSchema,
+} from 'graphql';
 import { CloseCode, handleProtocols, makeServer, type Context } from 'graphql-ws';
 import { WebSocketServer, type WebSocket } from 'ws';
 
@@ -11,6 +19,7 @@ import { isAllowedOrigin } from './http-adapter.ts';
 import type { GraphqlLimits } from './limits.ts';
 import type { Subscribe } from './live-subscribe.ts';
 import type { DocumentReader } from './operation.ts';
+import { freeIdsInOrder } from './operation-ids.ts';
 import type { Sessions } from './sessions.ts';
 import type { Actor } from '../domain/actor.ts';
 
@@ -20,7 +29,11 @@ export type WebSocketAdapter = {
 };
 
 /** Of one socket: who speaks, and until when. Set at `connection_init`. */
-type Extra = { caller: { readonly actor: Actor | null; readonly authorization: string | undefined; readonly session: Session | null } | null; readonly gone: AbortController; readonly socket: WebSocket };
+type Extra = {
+  caller: { readonly actor: Actor | null; readonly authorization: string | undefined; readonly session: Session | null } | null;
+  readonly gone: AbortController;
+  readonly socket: WebSocket;
+};
 type Parts = {
   readonly deps: GraphqlDependencies;
   readonly limits: GraphqlLimits;
@@ -33,13 +46,20 @@ type Parts = {
 /** graphql-transport-ws over `ws`. Every message is awaited until the socket took it, so that a reader that is stuck stops its stream and costs no memory. */
 export function createWebSocketAdapter({ deps, limits, schema, reader, subscribe, sessions }: Parts): WebSocketAdapter {
   const { logger } = deps;
-  const wss = new WebSocketServer({ noServer: true, maxPayload: limits.maxMessageBytes, perMessageDeflate: false, handleProtocols, clientTracking: true });
+  const wss = new WebSocketServer({
+    noServer: true,
+    maxPayload: limits.maxMessageBytes,
+    perMessageDeflate: false,
+    handleProtocols,
+    clientTracking: true,
+  });
 
   const server = makeServer<Record<string, unknown>, Extra>({
     schema,
     connectionInitWaitTimeout: limits.connectionInitMs,
     onConnect: async (context) => connect(context),
-    onSubscribe: (context, _id, { query, operationName, variables }) => prepare(context, query, operationName ?? undefined, variables ?? undefined),
+    onSubscribe: (context, _id, { query, operationName, variables }) =>
+      prepare(context, query, operationName ?? undefined, variables ?? undefined),
     execute: (args) => execute(args),
     subscribe: (args) => subscribe(args),
     onNext: (_context, _id, _payload, _args, result) => formatted(result as ExecutionResult),
@@ -65,7 +85,11 @@ export function createWebSocketAdapter({ deps, limits, schema, reader, subscribe
       return true;
     } catch (error) {
       const told = toClientError(error, logger);
-      return closed(extra.socket, told.extensions['code'] === 'SERVICE_UNAVAILABLE' ? 1013 : CloseCode.InternalServerError, 'Try again later');
+      return closed(
+        extra.socket,
+        told.extensions['code'] === 'SERVICE_UNAVAILABLE' ? 1013 : CloseCode.InternalServerError,
+        'Try again later',
+      );
     }
   }
 
@@ -83,7 +107,8 @@ export function createWebSocketAdapter({ deps, limits, schema, reader, subscribe
     }
     const document = reader.read(query);
     if (!('kind' in document)) return document.map((error) => toClientError(error, logger));
-    if (getOperationAST(document, operationName) == null) return [badUserInput("The document does not have the one operation that 'operationName' asks for.")];
+    if (getOperationAST(document, operationName) == null)
+      return [badUserInput("The document does not have the one operation that 'operationName' asks for.")];
     try {
       // A credential holds for each operation, not for the life of the socket.
       const still = await deps.authenticate(caller.authorization);
@@ -93,7 +118,13 @@ export function createWebSocketAdapter({ deps, limits, schema, reader, subscribe
         return [topLevelError('FORBIDDEN', 'Your credentials no longer hold.')];
       }
       const contextValue = createContext({ deps, limits, ...caller, actor: still.actor, disconnected: extra.gone.signal });
-      return { schema, document, contextValue, ...(operationName === undefined ? {} : { operationName }), ...(variableValues === undefined ? {} : { variableValues }) };
+      return {
+        schema,
+        document,
+        contextValue,
+        ...(operationName === undefined ? {} : { operationName }),
+        ...(variableValues === undefined ? {} : { variableValues }),
+      };
     } catch (error) {
       return [toClientError(error, logger)];
     }
@@ -101,7 +132,9 @@ export function createWebSocketAdapter({ deps, limits, schema, reader, subscribe
 
   function formatted(result: ExecutionResult): FormattedExecutionResult {
     const { errors, ...rest } = result;
-    return errors === undefined ? (rest as FormattedExecutionResult) : ({ ...rest, errors: errors.map(visible) } as FormattedExecutionResult);
+    return errors === undefined
+      ? (rest as FormattedExecutionResult)
+      : ({ ...rest, errors: errors.map(visible) } as FormattedExecutionResult);
   }
 
   function visible(error: GraphQLError) {
@@ -124,16 +157,20 @@ export function createWebSocketAdapter({ deps, limits, schema, reader, subscribe
         send: (text) =>
           new Promise((resolve, reject) => {
             if (socket.readyState !== socket.OPEN) return resolve();
-            socket.send(text, (error) => (error === undefined || error === null || socket.readyState !== socket.OPEN ? resolve() : reject(error)));
+            socket.send(text, (error) =>
+              error === undefined || error === null || socket.readyState !== socket.OPEN ? resolve() : reject(error),
+            );
           }),
         close: (code, reason) => socket.close(code, reason),
-        onMessage: (take) =>
+        onMessage: (take) => {
+          const takeInOrder = freeIdsInOrder(take);
           socket.on('message', (data: Buffer) => {
-            take(data.toString('utf8')).catch((error: unknown) => {
+            takeInOrder(data.toString('utf8')).catch((error: unknown) => {
               toClientError(error, logger);
               socket.close(CloseCode.InternalServerError, 'Internal server error');
             });
-          }),
+          });
+        },
       },
       extra,
     );
@@ -162,7 +199,11 @@ export function createWebSocketAdapter({ deps, limits, schema, reader, subscribe
       for (const socket of open) socket.close(1001, 'Going away');
       // Who does not answer the closing handshake is not waited for.
       const impatient = setTimeout(() => open.forEach((socket) => socket.terminate()), CLOSE_WITHIN_MS);
-      await Promise.all(open.map((socket) => new Promise((resolve) => (socket.readyState === socket.CLOSED ? resolve(null) : socket.once('close', resolve)))));
+      await Promise.all(
+        open.map(
+          (socket) => new Promise((resolve) => (socket.readyState === socket.CLOSED ? resolve(null) : socket.once('close', resolve))),
+        ),
+      );
       clearTimeout(impatient);
       await new Promise((resolve) => wss.close(resolve));
     },

@@ -2,6 +2,7 @@ import { z } from 'zod';
 
 import { createUsageItemSchema, MAX_USAGE_ITEMS } from '../admission/usage-input.ts';
 import { verifyInputSchema } from '../admission/verify-input.ts';
+import { MAX_VERIFY_BATCH, verifyBatchSchema } from './verify-batch.ts';
 import { REQUEST_REFUSALS, VERIFICATION_REFUSALS, type RequestRefusalCode } from '../domain/refusals.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import { errorSchema, livenessSchema, readinessSchema, usageAnswerSchema, verifyAnswerSchema } from './answer-schemas.ts';
@@ -23,6 +24,7 @@ export function openApiDocument(): Json {
     servers: [{ url: '/' }],
     paths: {
       '/v1/verify': { post: verifyOperation() },
+      '/v1/verify/batch': { post: verifyBatchOperation() },
       '/v1/usage': { post: usageOperation() },
       '/livez': { get: openOperation('livez', 'Does the process answer?', { '200': json('It does.', 'Liveness', EXAMPLES.liveness) }) },
       '/readyz': {
@@ -97,6 +99,24 @@ function verifyOperation(): Json {
         'INTERNAL_SERVER_ERROR',
         'SERVICE_UNAVAILABLE',
       ]),
+    },
+  };
+}
+
+function verifyBatchOperation(): Json {
+  const answers = { type: 'object', required: ['answers'], properties: { answers: { type: 'array', items: { oneOf: [reference('VerifyAnswer'), reference('Error')] } } } };
+  return {
+    operationId: 'verifyBatch',
+    summary: 'May these keys pass?',
+    description: `Needs the permission \`keys:verify\`. Up to ${MAX_VERIFY_BATCH} questions, each decided by itself and answered in its place as by \`/v1/verify\`. One malformed question refuses all, before any is decided.`,
+    security: [{ accessToken: [] }],
+    requestBody: {
+      required: true,
+      content: { [JSON_TYPE]: { schema: jsonSchema(verifyBatchSchema), examples: named({ two: { requests: [EXAMPLES.verifyRequest, EXAMPLES.verifyRequest] } }) } },
+    },
+    responses: {
+      '200': { description: 'The answers, in the order of the questions.', content: { [JSON_TYPE]: { schema: answers } } },
+      ...refusals(['BAD_USER_INPUT', 'UNAUTHENTICATED', 'FORBIDDEN', 'REQUEST_TIMEOUT', 'PAYLOAD_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE', 'INTERNAL_SERVER_ERROR', 'SERVICE_UNAVAILABLE']),
     },
   };
 }

@@ -8,6 +8,7 @@ import { metricsRoute } from './metrics-route.ts';
 import { openApiRoute } from './openapi-route.ts';
 import { usageRoute } from './usage.ts';
 import { verifyRoute } from './verify.ts';
+import { verifyBatchRoute } from './verify-batch.ts';
 
 export type HttpRoutesOptions = {
   readonly admission: Admission;
@@ -26,6 +27,7 @@ export function httpRoutes(options: HttpRoutesOptions): readonly Route[] {
   const { admission, authenticate, metrics, maxUsageBodyBytes } = options;
   return [
     verifyRoute({ admission, authenticate, metrics }),
+    verifyBatchRoute({ admission, authenticate, metrics }),
     usageRoute({ admission, authenticate, metrics, maxBodyBytes: maxUsageBodyBytes }),
     ...healthRoutes(options),
     metricsRoute(metrics),

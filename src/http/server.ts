@@ -36,7 +36,7 @@ export type HttpServerOptions = {
 
 export type HttpServer = {
   /** Rejects with the server's own error, such as EADDRINUSE. */
-  listen(): Promise<{ readonly port: number; readonly url: string }>;
+  listen(): Promise<{ readonly port: number; /** As a client on this machine reaches it. */ readonly url: string }>;
   /**
    * Stops: takes no new connection, tells `/readyz` so, lets open requests end for `graceMs`, ends connections as they fall idle, and then destroys what is left (subscriptions, sockets, slow clients).
    */
@@ -143,7 +143,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
         });
       });
       const bound = (server.address() as AddressInfo).port;
-      return { port: bound, url: `http://${host.includes(':') ? `[${host}]` : host}:${bound}` };
+      return { port: bound, url: `http://${reachable(host)}:${bound}` };
     },
     drain: (graceMs) => (draining ??= stop(graceMs)),
   };
@@ -155,4 +155,10 @@ const REQUEST_ID = /^[\x21-\x7e]{1,128}$/;
 function sentRequestId(request: IncomingMessage): string | undefined {
   const sent = request.headers['x-request-id'];
   return typeof sent === 'string' && REQUEST_ID.test(sent) ? sent : undefined;
+}
+
+/** A server that listens on all addresses is reached by one of them. */
+function reachable(host: string): string {
+  if (host === '0.0.0.0' || host === '::') return 'localhost';
+  return host.includes(':') ? `[${host}]` : host;
 }

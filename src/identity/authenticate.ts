@@ -2,7 +2,7 @@ import { hash } from 'node:crypto';
 import type { Kysely } from 'kysely';
 
 import type { Actor } from '../domain/actor.ts';
-import { isPermission, permissionsOf, ROLES, type Permission, type Role } from '../domain/permissions.ts';
+import { isOperatorPermission, isPermission, permissionsOf, ROLES, type Permission, type Role } from '../domain/permissions.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { accessTokenHash, looksLikeJwt } from './access-token.ts';
 import type { OidcIdentity, OidcVerifier } from './oidc.ts';
@@ -64,8 +64,7 @@ async function actorOfToken(db: Kysely<Tables>, token: string): Promise<Authenti
 function reach(role: Role, granted: readonly Permission[] | null): ReadonlySet<Permission> {
   const ofRole = new Set(permissionsOf(role));
   if (granted === null) return ofRole;
-  // organizations:create belongs to no role and is given by name alone
-  return new Set(granted.filter((permission) => ofRole.has(permission) || permission === 'organizations:create'));
+  return new Set(granted.filter((permission) => ofRole.has(permission) || isOperatorPermission(permission)));
 }
 
 /**

@@ -59,6 +59,8 @@ export interface OrganizationsTable {
   readonly number: number;
   readonly name: string;
   readonly plan: string;
+  readonly requests_per_second: bigint | null;
+  readonly requests_per_minute: bigint | null;
   readonly created_at: Timestamp;
   readonly version: number;
 }

@@ -6,12 +6,14 @@ import type { Effect } from '../ledger/append.ts';
 
 type Existing = Exclude<OrganizationState, { kind: 'absent' }>;
 
-/** The effects that write an organization's row and those of the members its events touched, in the statement that appends. */
+/** The effects that write an organization's row and what else its events touched, in the statement that appends. */
 export function writeOrganizationRows(state: Existing, events: readonly OrganizationEvent[], version: number): readonly Effect[] {
   const organization = sql`
-    INSERT INTO organizations (id, number, name, plan, created_at, version)
-    SELECT ${state.organizationId}::uuid, ${state.number}::integer, ${state.name}, ${state.plan}, appended.recorded_at, ${version}::integer FROM appended
-    ON CONFLICT (id) DO UPDATE SET name = excluded.name, plan = excluded.plan, version = excluded.version`;
+    INSERT INTO organizations (id, number, name, plan, requests_per_second, requests_per_minute, created_at, version)
+    SELECT ${state.organizationId}::uuid, ${state.number}::integer, ${state.name}, ${state.plan}, ${state.caps.requestsPerSecond}::bigint,
+           ${state.caps.requestsPerMinute}::bigint, appended.recorded_at, ${version}::integer FROM appended
+    ON CONFLICT (id) DO UPDATE SET name = excluded.name, plan = excluded.plan, requests_per_second = excluded.requests_per_second,
+      requests_per_minute = excluded.requests_per_minute, version = excluded.version`;
   const members = events.flatMap((event): readonly RawBuilder<unknown>[] => {
     switch (event.type) {
       case 'MemberAdded':
@@ -34,10 +36,13 @@ export function writeOrganizationRows(state: Existing, events: readonly Organiza
             WHERE organization_id = ${state.organizationId}::uuid AND id = ${event.data.memberId}::uuid`,
         ];
       case 'OrganizationCreated':
+      case 'PlanChanged':
+        // Windows that were not kept while there was no cap must not be believed: the next verification makes them anew from the log.
+        return [sql`DELETE FROM organization_windows USING appended WHERE organization = ${state.number}::integer`];
       case 'OrganizationRenamed':
         return [];
     }
     return event satisfies never;
   });
-  return [{ name: 'organization_row', statement: organization }, ...members.map((statement, index) => ({ name: `member_row_${index}`, statement }))];
+  return [{ name: 'organization_row', statement: organization }, ...members.map((statement, index) => ({ name: `touched_row_${index}`, statement }))];
 }

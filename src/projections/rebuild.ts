@@ -99,7 +99,7 @@ async function tryToBegin(database: Database, { name, tables }: Projection): Pro
     // Whoever waits for a table's exclusive lock keeps out all readers that come after: better to give way and try again.
     await sql`SET LOCAL lock_timeout = '500ms'`.execute(tx);
     const { rows } = await sql<{ slot: number; state: string; position: bigint }>`
-      SELECT slot, state, position FROM projections WHERE name = ${name} AND state <> 'live' FOR UPDATE`.execute(tx);
+      SELECT slot, state, position FROM projections WHERE name = ${name} AND state <> 'live' FOR NO KEY UPDATE`.execute(tx);
     const row = rows[0];
     if (row === undefined) throw new Error(`The projection '${name}' has no second slot: migration 0003 was changed.`);
     if (row.state === 'building') return { resumed: true, position: row.position };

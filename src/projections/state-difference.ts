@@ -3,10 +3,18 @@ import { sql, type Kysely } from 'kysely';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { Database } from '../postgres/pool.ts';
 import type { Tables } from '../postgres/tables.ts';
-import { foldStreams, STATE_TABLES, type FoldedRow, type FoldedStream, type StateTable, type StreamKind } from './state-fold.ts';
+import {
+  foldStreams,
+  STATE_TABLES,
+  type FoldedRow,
+  type FoldedStream,
+  type StateTable,
+  type StreamChoice,
+  type StreamKind,
+} from './state-fold.ts';
 
 /** Streams in one page. */
-const PAGE = 200;
+export const STATE_PAGE = 200;
 
 /** The tables that a kind of stream folds to. */
 export const TABLES_OF: Readonly<Record<StreamKind, readonly StateTable[]>> = {
@@ -70,13 +78,13 @@ async function differencesOf(db: Kysely<Tables>, table: StateTable, rows: readon
 export type ComparedPage = { readonly folded: readonly FoldedStream[]; readonly differences: readonly StateDifference[] };
 
 /**
- * The next page of streams, folded and compared with their rows in one snapshot, so that commands which run meanwhile make no difference. `also` looks
- * at more in the same snapshot. An empty page is the end.
+ * Streams folded and compared with their rows in one snapshot, so that commands which run meanwhile make no difference. `also` looks at more in the same
+ * snapshot. A page without streams is the end.
  */
-export async function comparePage(
+export async function compareStreams(
   database: Database,
   kind: StreamKind,
-  after: string | null,
+  choice: StreamChoice,
   also: (tx: Kysely<Tables>, folded: readonly FoldedStream[]) => Promise<void> = () => Promise.resolve(),
 ): Promise<ComparedPage> {
   return database.kysely
@@ -84,7 +92,7 @@ export async function comparePage(
     .setIsolationLevel('repeatable read')
     .setAccessMode('read only')
     .execute(async (tx) => {
-      const folded = await foldStreams(tx, kind, after, PAGE);
+      const folded = await foldStreams(tx, kind, choice);
       const rows = folded.flatMap((stream) => (stream.kind === 'folded' ? stream.rows : []));
       const differences: StateDifference[] = [];
       for (const table of TABLES_OF[kind]) differences.push(...(await differencesOf(tx, table, rows)));

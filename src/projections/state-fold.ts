@@ -24,6 +24,18 @@ export type StreamKind = (typeof STREAM_KINDS)[number];
 /** A row as the log has it: columns by name, moments as texts with all their microseconds. */
 export type FoldedRow = { readonly table: StateTable; readonly row: Readonly<Record<string, JsonValue>> };
 
+/** A row's primary key as one text, its parts joined by a slash; all of them are UUIDs. */
+export function keyOf({ table, row }: FoldedRow): string {
+  return STATE_TABLES[table].map((column) => keyPart(row, column)).join('/');
+}
+
+/** One column of a row's primary key. */
+export function keyPart(row: FoldedRow['row'], column: string): string {
+  const part = row[column];
+  if (typeof part !== 'string') throw new TypeError(`The column ${column} is no part of a primary key.`);
+  return part;
+}
+
 /** A stream's last state with the rows that it should have left; `key` is there for the streams of keys. */
 export type FoldedStream =
   | { readonly kind: 'folded'; readonly stream: string; readonly rows: readonly FoldedRow[]; readonly key: FoldedKey | null }
@@ -50,17 +62,18 @@ type Row = {
   readonly data: JsonValue;
 };
 
-/** Folds the streams of one kind that follow `after` by name, `limit` at most. Run it in the transaction that compares, so that both see one moment. */
-export async function foldStreams(
-  db: Kysely<Tables>,
-  kind: StreamKind,
-  after: string | null,
-  limit: number,
-): Promise<readonly FoldedStream[]> {
+/** The streams that follow one by name, `limit` at most; or one alone. */
+export type StreamChoice = { readonly after: string | null; readonly limit: number } | { readonly stream: string };
+
+/** Folds streams of one kind, in the order of their names. Run it in the transaction that compares, so that both see one moment. */
+export async function foldStreams(db: Kysely<Tables>, kind: StreamKind, choice: StreamChoice): Promise<readonly FoldedStream[]> {
+  const picked =
+    'stream' in choice
+      ? sql`SELECT ${choice.stream}::text AS stream`
+      : sql`SELECT DISTINCT stream FROM events WHERE stream > ${choice.after ?? `${kind}:`} AND stream < ${`${kind};`} ORDER BY stream LIMIT ${choice.limit}`;
   const { rows } = await sql<Row>`
     SELECT e.stream, e.organization_id, e.version, e.type, e.actor, e.recorded_at::text, e.data
-    FROM (SELECT DISTINCT stream FROM events WHERE stream > ${after ?? `${kind}:`} AND stream < ${`${kind};`} ORDER BY stream LIMIT ${limit}) AS s
-    JOIN events e USING (stream)
+    FROM (${picked}) AS s JOIN events e USING (stream)
     ORDER BY e.stream, e.version`.execute(db);
   return [...Map.groupBy(rows, (row) => row.stream)].map(([stream, events]) => foldStream(kind, stream, events));
 }
@@ -144,14 +157,27 @@ function organizationRows(events: readonly Recorded<OrganizationEvent>[]): reado
       }
       case 'OrganizationCreated':
       case 'OrganizationRenamed':
+      case 'PlanChanged':
         break;
       default:
         event satisfies never;
     }
   }
-  const { organizationId, number, name, plan } = state;
+  const { organizationId, number, name, plan, caps } = state;
   return [
-    { table: 'organizations', row: { id: organizationId, number, name, plan, created_at: first.at, version: events.length } },
+    {
+      table: 'organizations',
+      row: {
+        id: organizationId,
+        number,
+        name,
+        plan,
+        requests_per_second: caps.requestsPerSecond,
+        requests_per_minute: caps.requestsPerMinute,
+        created_at: first.at,
+        version: events.length,
+      },
+    },
     ...[...members].map(([id, member]): FoldedRow => ({ table: 'members', row: { organization_id: organizationId, id, ...member } })),
   ];
 }

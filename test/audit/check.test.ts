@@ -15,21 +15,9 @@ let live: { keyId: string; secret: string };
 let rotated: { keyId: string };
 let deleted: { keyId: string };
 
-const TABLES = [
-  ...[
-    'events',
-    'usage_events',
-    'settlements',
-    'organizations',
-    'members',
-    'access_tokens',
-    'api_keys',
-    'key_verifiers',
-    'key_windows',
-    'key_window_buckets',
-  ],
-  ...['projections', 'parked_events', 'usage_counters', 'usage_breakdown', 'key_last_used'],
-];
+const TABLES =
+  'events usage_events settlements organizations members access_tokens api_keys key_verifiers ' +
+  'key_windows key_window_buckets projections parked_events usage_counters usage_breakdown key_last_used';
 
 const ITEM: UsageItem = {
   requestId: null,
@@ -66,7 +54,7 @@ beforeAll(async () => {
   await asAdmin(async (admin) => {
     for (const table of ['events', 'usage_events_000000']) await admin.query(`ALTER TABLE keyledger.${table} DISABLE TRIGGER ALL`);
     await admin.query('CREATE SCHEMA undamaged');
-    for (const table of TABLES) await admin.query(`CREATE TABLE undamaged.${table} AS SELECT * FROM keyledger.${table}`);
+    for (const table of TABLES.split(' ')) await admin.query(`CREATE TABLE undamaged.${table} AS SELECT * FROM keyledger.${table}`);
   }, ledger.testDatabase.name);
 });
 
@@ -74,7 +62,7 @@ beforeAll(async () => {
 afterEach(async () => {
   await damage(async (admin) => {
     await admin.query('BEGIN; SET LOCAL session_replication_role = replica');
-    for (const table of TABLES)
+    for (const table of TABLES.split(' '))
       await admin.query(`DELETE FROM keyledger.${table}; INSERT INTO keyledger.${table} SELECT * FROM undamaged.${table}`);
     await admin.query('COMMIT');
   });

@@ -99,7 +99,10 @@ async function compile(modules: Readonly<Record<string, string>>): Promise<Compi
   await mkdir(source);
   await mkdir(artifactDirectory);
   for (const [name, document] of Object.entries(modules)) {
-    await writeFile(join(source, `${name}.ts`), `import { graphql } from 'relay-runtime';\n\nexport const document = graphql\`${document}\n\`;\n`);
+    await writeFile(
+      join(source, `${name}.ts`),
+      `import { graphql } from 'relay-runtime';\n\nexport const document = graphql\`${document}\n\`;\n`,
+    );
   }
   const config = {
     src: source,
@@ -119,23 +122,45 @@ async function compile(modules: Readonly<Record<string, string>>): Promise<Compi
 
 function run(file: string, args: readonly string[]): Promise<{ readonly code: number; readonly output: string }> {
   return new Promise((resolve, reject) => {
-    execFile(file, args, { cwd: directory, timeout: COMPILE_TIMEOUT_MS, env: { ...process.env, NO_COLOR: '1' } }, (error, stdout, stderr) => {
-      if (error !== null && typeof error.code !== 'number') reject(new Error(`relay-compiler did not run: ${error.message}`, { cause: error }));
-      else resolve({ code: typeof error?.code === 'number' ? error.code : 0, output: stdout + stderr });
-    });
+    execFile(
+      file,
+      args,
+      { cwd: directory, timeout: COMPILE_TIMEOUT_MS, env: { ...process.env, NO_COLOR: '1' } },
+      (error, stdout, stderr) => {
+        if (error !== null && typeof error.code !== 'number')
+          reject(new Error(`relay-compiler did not run: ${error.message}`, { cause: error }));
+        else resolve({ code: typeof error?.code === 'number' ? error.code : 0, output: stdout + stderr });
+      },
+    );
   });
 }
 
 it('relay-compiler accepts fragments, refetchable pages, mutations with connection updates, and subscriptions on the committed schema', async () => {
   const { code, output, artifacts } = await compile(MODULES);
-  expect({ code, output }).toEqual({ code: 0, output: expect.not.stringMatching(/error|warn/i) });
-  expect(artifacts).toEqual(expect.arrayContaining(['KeyListPaginationQuery.graphql.ts', 'EventListPaginationQuery.graphql.ts', 'KeyPageQuery.graphql.ts', 'TailSubscription.graphql.ts']));
+  expect(output).not.toMatch(/error|warn/i);
+  expect(code).toBe(0);
+  expect(artifacts).toEqual(
+    expect.arrayContaining([
+      'KeyListPaginationQuery.graphql.ts',
+      'EventListPaginationQuery.graphql.ts',
+      'KeyPageQuery.graphql.ts',
+      'TailSubscription.graphql.ts',
+    ]),
+  );
 });
 
 it.each([
   ['a field that does not exist', { Wrong: 'query WrongQuery { viewer { nickname } }' }, /nickname/],
-  ['a page of what is no connection', { Wrong: `fragment Wrong_viewer on Viewer { organization @connection(key: "Wrong_organization") { id } }` }, /@connection|connection/],
-  ['a refetchable fragment on a type without id', { Wrong: `fragment Wrong_use on ApiKeyUse @refetchable(queryName: "WrongQuery") { requests }` }, /refetchable/],
+  [
+    'a page of what is no connection',
+    { Wrong: `fragment Wrong_viewer on Viewer { organization @connection(key: "Wrong_organization") { id } }` },
+    /@connection|connection/,
+  ],
+  [
+    'a refetchable fragment on a type without id',
+    { Wrong: `fragment Wrong_use on ApiKeyUse @refetchable(queryName: "WrongQuery") { requests }` },
+    /refetchable/,
+  ],
 ])('relay-compiler refuses %s', async (_what, modules, reason) => {
   const { code, output } = await compile(modules);
   expect(code).toBe(1);

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { encodeGlobalId } from '../../src/graphql/global-id.ts';
 import { buildSchema } from '../../src/graphql/schema.ts';
+import { at, listAt, textAt } from './at.ts';
 import { CONTRACT, KEY_ROW } from './contract-documents.ts';
 import { openTestGraphql, randomName, type TestGraphql } from './graphql-server.ts';
 
@@ -30,7 +31,10 @@ describe('the documents, run', () => {
   it('show the viewer', async () => {
     const { data, errors } = await server.query(CONTRACT.Viewer);
     expect(errors).toEqual([]);
-    expect(data?.['viewer']).toMatchObject({ role: 'OWNER', organization: { id: server.organizationId, name: 'Acme', plan: 'ENTERPRISE' } });
+    expect(data?.['viewer']).toMatchObject({
+      role: 'OWNER',
+      organization: { id: server.organizationId, name: 'Acme', plan: 'ENTERPRISE' },
+    });
   });
 
   it('create, change, regenerate and delete a key, and show what came of it', async () => {
@@ -53,53 +57,96 @@ describe('the documents, run', () => {
     };
     const created = await server.query(CONTRACT.CreateApiKey, { input });
     expect(created.errors).toEqual([]);
-    const payload = created.data?.['createApiKey'];
-    expect(payload).toMatchObject({ __typename: 'CreateApiKeyPayload', apiKey: { name, status: 'ACTIVE', personal: false, lastUsedAt: null, metadata: { team: 'red' } } });
-    expect(payload.apiKey.id).toBe(encodeGlobalId('ApiKey', payload.apiKey.keyId));
-    expect(payload.apiKey.quotas).toMatchObject([
+    const payload = at(created.data, 'createApiKey');
+    const secret = textAt(payload, 'secret');
+    const keyId = textAt(payload, 'apiKey.keyId');
+    const id = textAt(payload, 'apiKey.id');
+    const position = textAt(payload, 'position');
+    expect(payload).toMatchObject({
+      __typename: 'CreateApiKeyPayload',
+      apiKey: { name, status: 'ACTIVE', personal: false, lastUsedAt: null, metadata: { team: 'red' } },
+    });
+    expect(id).toBe(encodeGlobalId('ApiKey', keyId));
+    expect(at(payload, 'apiKey.quotas')).toMatchObject([
       { window: 'DAILY', limit: 1000, used: 0, remaining: 1000, availableAt: null },
       { window: 'MONTHLY', limit: 5_000_000_000, used: 0 },
     ]);
-    expect(payload.apiKey.limits).toEqual([{ unit: 'REQUESTS', windowSeconds: 60, limit: 60, remaining: 60 }]);
-    const { id } = payload.apiKey;
+    expect(at(payload, 'apiKey.limits')).toEqual([{ unit: 'REQUESTS', windowSeconds: 60, limit: 60, remaining: 60 }]);
     const answered = await server.query(CONTRACT.CreateApiKey, { input });
-    expect(answered.data?.['createApiKey']).toMatchObject({ secret: payload.secret, position: payload.position, apiKey: { id } });
+    expect(answered.data?.['createApiKey']).toMatchObject({ secret, position, apiKey: { id } });
 
     const verified = await server.query(
       'mutation ($input: VerifyApiKeyInput!) { verifyApiKey(input: $input) { valid code message keyId requestId position key { name metadata } quotas { window remaining } rateLimit { remaining } } }',
-      { input: { key: payload.secret, permissions: ['read:experiences'], endpoint: 'GET /v1/models', ip: '203.0.113.9', environment: 'LIVE' } },
+      {
+        input: {
+          key: secret,
+          permissions: ['read:experiences'],
+          endpoint: 'GET /v1/models',
+          ip: '203.0.113.9',
+          environment: 'LIVE',
+        },
+      },
     );
     expect(verified.errors).toEqual([]);
-    expect(verified.data?.['verifyApiKey']).toMatchObject({ valid: true, code: 'VALID', keyId: payload.apiKey.keyId, key: { name } });
+    expect(verified.data?.['verifyApiKey']).toMatchObject({ valid: true, code: 'VALID', keyId, key: { name } });
 
-    expect((await server.query(CONTRACT.M1, { input: { id, category: 'staging' } })).data?.['updateApiKey'].apiKey.category).toBe('staging');
-    expect((await server.query(CONTRACT.M2, { input: { id } })).data?.['deactivateApiKey'].apiKey.status).toBe('INACTIVE');
-    expect((await server.query(CONTRACT.M3, { input: { id } })).data?.['activateApiKey'].apiKey.status).toBe('ACTIVE');
-    const regenerated = (await server.query(CONTRACT.M4, { input: { id } })).data?.['regenerateApiKey'];
-    expect(regenerated.secret).not.toBe(payload.secret);
+    expect(at(await server.query(CONTRACT.M1, { input: { id, category: 'staging' } }), 'data.updateApiKey.apiKey.category')).toBe(
+      'staging',
+    );
+    expect(at(await server.query(CONTRACT.M2, { input: { id } }), 'data.deactivateApiKey.apiKey.status')).toBe('INACTIVE');
+    expect(at(await server.query(CONTRACT.M3, { input: { id } }), 'data.activateApiKey.apiKey.status')).toBe('ACTIVE');
+    const regenerated = await server.query(CONTRACT.M4, { input: { id } });
+    expect(textAt(regenerated.data, 'regenerateApiKey.secret')).not.toBe(secret);
 
     const listed = await server.query(CONTRACT.Keys, { organization: server.organizationId, filter: { search: name.toUpperCase() } });
-    expect(listed.data?.['node'].apiKeys).toMatchObject({ totalCount: 1, pageInfo: { hasNextPage: false }, edges: [{ node: { id } }] });
+    expect(at(listed.data, 'node.apiKeys')).toMatchObject({ totalCount: 1, pageInfo: { hasNextPage: false }, edges: [{ node: { id } }] });
 
     const now = Date.now();
-    const shown = await server.query(CONTRACT.Key.replace('"42"', `"${payload.position}"`), { id, from: new Date(now - 3_600_000).toISOString(), to: new Date(now + 60_000).toISOString() });
+    const shown = await server.query(CONTRACT.Key.replace('"42"', `"${position}"`), {
+      id,
+      from: new Date(now - 3_600_000).toISOString(),
+      to: new Date(now + 60_000).toISOString(),
+    });
     expect(shown.errors).toEqual([]);
     expect(shown.data?.['node']).toMatchObject({ id, asOf: { name, status: 'ACTIVE', permissions: ['read:experiences'] } });
-    expect(shown.data?.['node'].events.edges.map((edge: { node: { type: string } }) => edge.node.type)).toEqual(['KEY_CREATED', 'UPDATED', 'DEACTIVATED', 'ACTIVATED', 'REGENERATED']);
-    expect(shown.data?.['node'].requestLog.edges).toMatchObject([{ node: { endpoint: 'GET /v1/models', ip: '203.0.113.9', credits: 1, code: 'VALID' } }]);
+    expect(listAt(shown.data, 'node.events.edges').map((edge) => at(edge, 'node.type'))).toEqual([
+      'KEY_CREATED',
+      'UPDATED',
+      'DEACTIVATED',
+      'ACTIVATED',
+      'REGENERATED',
+    ]);
+    expect(at(shown.data, 'node.requestLog.edges')).toMatchObject([
+      { node: { endpoint: 'GET /v1/models', ip: '203.0.113.9', credits: 1, code: 'VALID' } },
+    ]);
 
     const log = await server.query(CONTRACT.Log, { organization: server.organizationId, after: '0' });
-    expect(log.data?.['node'].ledgerEvents.edges).toMatchObject([{ node: { type: 'KEY_CREATED', subjectId: id, position: payload.position } }]);
+    expect(at(log.data, 'node.ledgerEvents.edges')).toMatchObject([{ node: { type: 'KEY_CREATED', subjectId: id, position } }]);
 
     const recorded = await server.query(
       'mutation ($input: RecordUsageInput!) { recordUsage(input: $input) { __typename ... on RecordUsagePayload { accepted duplicates position } ... on UserError { message } } }',
-      { input: { items: [{ requestId: verified.data?.['verifyApiKey'].requestId, endpoint: 'GET /v1/models', status: 200, durationMs: 12, costMicros: 1_500_000, tokensIn: 10 }] } },
+      {
+        input: {
+          items: [
+            {
+              requestId: at(verified.data, 'verifyApiKey.requestId'),
+              endpoint: 'GET /v1/models',
+              status: 200,
+              durationMs: 12,
+              costMicros: 1_500_000,
+              tokensIn: 10,
+            },
+          ],
+        },
+      },
     );
     expect(recorded.data?.['recordUsage']).toMatchObject({ accepted: 1, duplicates: 0 });
 
     const deleted = await server.query(CONTRACT.M5, { input: { id, confirmName: name } });
     expect(deleted.data?.['deleteApiKey']).toMatchObject({ __typename: 'DeleteApiKeyPayload', deletedId: id });
-    expect((await server.query(`query ($id: ID!) { node(id: $id) { ...KeyRow } } ${KEY_ROW}`, { id })).data?.['node'].status).toBe('DELETED');
+    expect(at(await server.query(`query ($id: ID!) { node(id: $id) { ...KeyRow } } ${KEY_ROW}`, { id }), 'data.node.status')).toBe(
+      'DELETED',
+    );
     expect(server.ledger.errors).toEqual([]);
     expect(server.logLines).toEqual([]);
   });

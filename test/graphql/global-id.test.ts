@@ -13,8 +13,26 @@ describe('a global id', () => {
 
   it('is refused in any form that this server would not have made', () => {
     const good = encodeGlobalId('ApiKey', uuid);
-    const bad = ['', 'x', good.slice(0, -2), `${good} `, ` ${good}`, good.toLowerCase(), Buffer.from(`ApiKey:${uuid.toUpperCase()}`).toString('base64')];
-    const made = ['ApiKey', 'ApiKey:', `ApiKey:${uuid}:1`, `Nothing:${uuid}`, `Member:${uuid}`, 'LedgerEvent:-1', 'LedgerEvent:01', `LedgerEvent:${'9'.repeat(19)}`, `toString:${uuid}`];
+    const bad = [
+      '',
+      'x',
+      good.slice(0, -2),
+      `${good} `,
+      ` ${good}`,
+      good.toLowerCase(),
+      Buffer.from(`ApiKey:${uuid.toUpperCase()}`).toString('base64'),
+    ];
+    const made = [
+      'ApiKey',
+      'ApiKey:',
+      `ApiKey:${uuid}:1`,
+      `Nothing:${uuid}`,
+      `Member:${uuid}`,
+      'LedgerEvent:-1',
+      'LedgerEvent:01',
+      `LedgerEvent:${'9'.repeat(19)}`,
+      `toString:${uuid}`,
+    ];
     for (const text of [...bad, ...made.map((id) => Buffer.from(id).toString('base64'))]) expect(decodeGlobalId(text)).toBeNull();
   });
 
@@ -25,6 +43,12 @@ describe('a global id', () => {
 
 describe('money', () => {
   it('is an exact decimal text', () => {
-    expect([0n, 1n, 1_500_000n, -1n, 123_456_789_012_345_678n].map(decimalOfMicros)).toEqual(['0.000000', '0.000001', '1.500000', '-0.000001', '123456789012.345678']);
+    expect([0n, 1n, 1_500_000n, -1n, 123_456_789_012_345_678n].map(decimalOfMicros)).toEqual([
+      '0.000000',
+      '0.000001',
+      '1.500000',
+      '-0.000001',
+      '123456789012.345678',
+    ]);
   });
 });

@@ -14,12 +14,20 @@ import { createAuthenticate } from '../../src/identity/authenticate.ts';
 import { openTail, type Tail } from '../../src/ledger/tail.ts';
 import { done, openTestLedger } from '../support/ledger.ts';
 
+export type Update = {
+  readonly data?: Readonly<Record<string, unknown>> | null;
+  readonly errors?: readonly {
+    readonly message: string;
+    readonly path?: readonly (string | number)[];
+    readonly extensions?: Readonly<Record<string, unknown>>;
+  }[];
+};
+
 export type Answer = {
   readonly status: number;
   readonly headers: Headers;
-  // The test knows what it selected.
-  readonly data: Readonly<Record<string, any>> | null | undefined; // oxlint-disable-line typescript/no-explicit-any
-  readonly errors: readonly { readonly message: string; readonly path?: readonly (string | number)[]; readonly extensions?: Readonly<Record<string, unknown>> }[];
+  readonly data: Update['data'] | undefined;
+  readonly errors: NonNullable<Update['errors']>;
 };
 
 export type TestGraphql = Awaited<ReturnType<typeof openTestGraphql>>;
@@ -62,7 +70,10 @@ export async function openTestGraphql(options: Options = {}) {
   const url = `http://127.0.0.1:${port}/graphql`;
   const clients: Client[] = [];
 
-  async function tokenOf(input: Readonly<Record<string, unknown>>, organizationId = ledger.organization.id): Promise<{ readonly id: string; readonly token: string }> {
+  async function tokenOf(
+    input: Readonly<Record<string, unknown>>,
+    organizationId = ledger.organization.id,
+  ): Promise<{ readonly id: string; readonly token: string }> {
     const outcome = done(await ledger.tokens.create(null, { organizationId, name: 'test', ...input }));
     if (outcome.secret === null) throw new Error('the new token has no secret');
     return { id: outcome.result.tokenId, token: outcome.secret.reveal() };
@@ -98,7 +109,7 @@ export async function openTestGraphql(options: Options = {}) {
     },
     async query(query: string, variables: Readonly<Record<string, unknown>> = {}, token: string | null = owner.token): Promise<Answer> {
       const response = await post({ query, variables }, token);
-      const body = (await response.json()) as { data?: Answer['data']; errors?: Answer['errors'] };
+      const body = (await response.json()) as Update;
       return { status: response.status, headers: response.headers, data: body.data, errors: body.errors ?? [] };
     },
     socketClient(token: string | null = owner.token, clientOptions: Partial<ClientOptions> = {}): Client {
@@ -115,7 +126,8 @@ export async function openTestGraphql(options: Options = {}) {
       return client;
     },
     /** Server-sent events of a subscription: each `next`'s payload. */
-    events: (query: string, variables: Readonly<Record<string, unknown>>, signal: AbortSignal, token = owner.token) => readEvents(url, { query, variables }, token, signal),
+    events: (query: string, variables: Readonly<Record<string, unknown>>, signal: AbortSignal, token = owner.token) =>
+      readEvents(url, { query, variables }, token, signal),
     async close() {
       for (const client of clients) await client.dispose();
       await graphql.close();
@@ -129,7 +141,7 @@ export async function openTestGraphql(options: Options = {}) {
   };
 }
 
-async function* readEvents(url: string, body: unknown, token: string, signal: AbortSignal): AsyncGenerator<{ data?: Record<string, any> | null; errors?: Answer['errors'] }, void, undefined> { // oxlint-disable-line typescript/no-explicit-any
+async function* readEvents(url: string, body: unknown, token: string, signal: AbortSignal): AsyncGenerator<Update, void, undefined> {
   const response = await fetch(url, {
     method: 'POST',
     headers: { 'content-type': 'application/json', accept: 'text/event-stream', authorization: `Bearer ${token}` },
@@ -144,7 +156,7 @@ async function* readEvents(url: string, body: unknown, token: string, signal: Ab
       const message = text.slice(0, end);
       text = text.slice(end + 2);
       const data = /^data: ?(.+)$/m.exec(message)?.[1];
-      if (message.includes('event: next') && data !== undefined) yield JSON.parse(data) as { data?: Record<string, unknown> };
+      if (message.includes('event: next') && data !== undefined) yield JSON.parse(data) as Update;
       if (message.includes('event: complete')) return;
     }
   }

@@ -12,7 +12,9 @@ describe('when things go down', () => {
     const answer = await server.query('{ viewer { role } }');
     expect(answer.status).toBe(503);
     expect(answer.headers.get('retry-after')).toBe('1');
-    expect(answer.errors).toEqual([{ message: 'The database can not be reached; try again.', extensions: { code: 'SERVICE_UNAVAILABLE', retryAfter: 1 } }]);
+    expect(answer.errors).toEqual([
+      { message: 'The database can not be reached; try again.', extensions: { code: 'SERVICE_UNAVAILABLE', retryAfter: 1 } },
+    ]);
     expect((await server.query('{ __typename }', {}, null)).data).toEqual({ __typename: 'Query' });
     await server.close();
   });
@@ -32,7 +34,10 @@ describe('when things go down', () => {
     const variables = { organization: server.organizationId };
     const closes: number[] = [];
     const client = server.socketClient(server.ownerToken, { on: { closed: (event) => void closes.push((event as CloseEvent).code) } });
-    const overSocket = client.iterate({ query: CONTRACT.Changed, variables }).next().catch(() => 'closed');
+    const overSocket = client
+      .iterate({ query: CONTRACT.Changed, variables })
+      .next()
+      .catch(() => 'closed');
     const overSse = server.events(CONTRACT.Changed, variables, new AbortController().signal).next();
     await eventually('both follow', () => server.graphql.subscriptions() === 2);
     await server.graphql.close();

@@ -4,12 +4,13 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { encodeGlobalId } from '../../src/graphql/global-id.ts';
 import { buildSchema } from '../../src/graphql/schema.ts';
 import { done } from '../support/ledger.ts';
+import { at, listAt } from './at.ts';
 import { eventually, openTestGraphql, randomName, type Answer, type TestGraphql } from './graphql-server.ts';
 
-const CALLERS = ['OWNER', 'ADMIN', 'MEMBER', 'AUDITOR', 'GATEWAY', 'CREATOR', 'ANONYMOUS'] as const;
+const CALLERS = ['OWNER', 'ADMIN', 'MEMBER', 'AUDITOR', 'GATEWAY', 'CREATOR', 'OPERATOR', 'ANONYMOUS'] as const;
 type Caller = (typeof CALLERS)[number];
 
-const EVERYONE = 'OWNER ADMIN MEMBER AUDITOR GATEWAY CREATOR';
+const EVERYONE = 'OWNER ADMIN MEMBER AUDITOR GATEWAY CREATOR OPERATOR';
 const ids = { key: encodeGlobalId('ApiKey', crypto.randomUUID()), member: '', token: encodeGlobalId('AccessToken', crypto.randomUUID()) };
 const mutation = (name: string, input: string) => `mutation { ${name}(input: ${input}) { __typename } }`;
 
@@ -18,24 +19,40 @@ const ROOT_FIELDS: Readonly<Record<string, { readonly document: string; readonly
   'Query.viewer': { document: '{ viewer { actorId } }', may: EVERYONE },
   'Query.node': { document: `{ node(id: "${ids.key}") { id } }`, may: 'OWNER ADMIN MEMBER AUDITOR' },
   'Query.nodes': { document: `{ nodes(ids: ["${ids.key}"]) { id } }`, may: 'OWNER ADMIN MEMBER AUDITOR' },
-  'Mutation.createApiKey': { document: mutation('createApiKey', '{ organizationId: "x", name: "abc", type: SECRET }'), may: 'OWNER ADMIN MEMBER' },
+  'Mutation.createApiKey': {
+    document: mutation('createApiKey', '{ organizationId: "x", name: "abc", type: SECRET }'),
+    may: 'OWNER ADMIN MEMBER',
+  },
   'Mutation.updateApiKey': { document: mutation('updateApiKey', '{ id: "x" }'), may: 'OWNER ADMIN MEMBER' },
   'Mutation.activateApiKey': { document: mutation('activateApiKey', '{ id: "x" }'), may: 'OWNER ADMIN MEMBER' },
   'Mutation.deactivateApiKey': { document: mutation('deactivateApiKey', '{ id: "x" }'), may: 'OWNER ADMIN MEMBER' },
   'Mutation.regenerateApiKey': { document: mutation('regenerateApiKey', '{ id: "x" }'), may: 'OWNER ADMIN MEMBER' },
   'Mutation.deleteApiKey': { document: mutation('deleteApiKey', '{ id: "x", confirmName: "x" }'), may: 'OWNER ADMIN MEMBER' },
   'Mutation.verifyApiKey': { document: mutation('verifyApiKey', '{ key: "sk_live_nothing" }'), may: 'OWNER ADMIN GATEWAY' },
-  'Mutation.recordUsage': { document: mutation('recordUsage', '{ items: [{ endpoint: "GET /", status: 1, durationMs: 1 }] }'), may: 'OWNER ADMIN' },
+  'Mutation.recordUsage': {
+    document: mutation('recordUsage', '{ items: [{ endpoint: "GET /", status: 1, durationMs: 1 }] }'),
+    may: 'OWNER ADMIN',
+  },
   'Mutation.createOrganization': { document: mutation('createOrganization', '{ name: "" }'), may: 'CREATOR' },
+  'Mutation.changePlan': { document: mutation('changePlan', '{ organizationId: "x", plan: FREE }'), may: 'OPERATOR' },
   'Mutation.renameOrganization': { document: mutation('renameOrganization', '{ organizationId: "x", name: "x" }'), may: 'OWNER' },
   'Mutation.addMember': { document: mutation('addMember', '{ organizationId: "x", role: MEMBER }'), may: 'OWNER ADMIN' },
   'Mutation.changeMemberRole': { document: mutation('changeMemberRole', '{ id: "x", role: MEMBER }'), may: 'OWNER ADMIN' },
   'Mutation.removeMember': { document: mutation('removeMember', '{ id: "x" }'), may: 'OWNER ADMIN' },
   'Mutation.createAccessToken': { document: mutation('createAccessToken', '{ organizationId: "x", name: "x" }'), may: 'OWNER ADMIN' },
   'Mutation.revokeAccessToken': { document: mutation('revokeAccessToken', '{ id: "x" }'), may: 'OWNER ADMIN' },
-  'Subscription.apiKeyChanged': { document: 'subscription ($o: ID!) { apiKeyChanged(organizationId: $o) { position } }', may: 'OWNER ADMIN MEMBER AUDITOR' },
-  'Subscription.keyUsed': { document: 'subscription ($o: ID!) { keyUsed(organizationId: $o) { position } }', may: 'OWNER ADMIN MEMBER AUDITOR' },
-  'Subscription.ledgerEvents': { document: 'subscription ($o: ID!) { ledgerEvents(organizationId: $o) { position } }', may: 'OWNER ADMIN AUDITOR' },
+  'Subscription.apiKeyChanged': {
+    document: 'subscription ($o: ID!) { apiKeyChanged(organizationId: $o) { position } }',
+    may: 'OWNER ADMIN MEMBER AUDITOR',
+  },
+  'Subscription.keyUsed': {
+    document: 'subscription ($o: ID!) { keyUsed(organizationId: $o) { position } }',
+    may: 'OWNER ADMIN MEMBER AUDITOR',
+  },
+  'Subscription.ledgerEvents': {
+    document: 'subscription ($o: ID!) { ledgerEvents(organizationId: $o) { position } }',
+    may: 'OWNER ADMIN AUDITOR',
+  },
 };
 
 const PERIOD = 'from: "2026-01-01T00:00:00Z", to: "2026-01-02T00:00:00Z"';
@@ -79,6 +96,7 @@ describe('permissions', () => {
     const gateway = await server.tokenOf({ permissions: ['keys:verify'] });
     tokens.GATEWAY = gateway.token;
     tokens.CREATOR = (await server.tokenOf({ permissions: ['organizations:create'] })).token;
+    tokens.OPERATOR = (await server.tokenOf({ permissions: ['plans:write'] })).token;
     const other = await server.ledger.newOrganization('Other');
     foreign = (await server.tokenOf({ memberId: other.owner.memberId }, other.id)).token;
     const key = await server.ledger.newKey();
@@ -94,15 +112,23 @@ describe('permissions', () => {
   afterAll(() => server.close());
 
   const outcome = (answer: Pick<Answer, 'errors'>) => (answer.errors[0]?.extensions?.['code'] as string | undefined) ?? 'allowed';
-  const expected = (may: string, caller: Caller) => (caller === 'ANONYMOUS' ? 'UNAUTHENTICATED' : may.split(' ').includes(caller) ? 'allowed' : 'FORBIDDEN');
+  const expected = (may: string, caller: Caller) =>
+    caller === 'ANONYMOUS' ? 'UNAUTHENTICATED' : may.split(' ').includes(caller) ? 'allowed' : 'FORBIDDEN';
 
   it('the table has every root field', () => {
     const schema = buildSchema();
-    const fields = [schema.getQueryType(), schema.getMutationType(), schema.getSubscriptionType()].flatMap((type) => Object.keys(type?.getFields() ?? {}).map((field) => `${type?.name}.${field}`));
+    const fields = [schema.getQueryType(), schema.getMutationType(), schema.getSubscriptionType()].flatMap((type) =>
+      Object.keys(type?.getFields() ?? {}).map((field) => `${type?.name}.${field}`),
+    );
     expect(Object.keys(ROOT_FIELDS).toSorted()).toEqual(fields.toSorted());
     const node = schema.getType('Node');
-    expect(Object.keys(NODES).toSorted()).toEqual((isInterfaceType(node) ? schema.getPossibleTypes(node) : []).map((type) => type.name).toSorted());
-    for (const [name, table] of [['Organization', ORGANIZATION_FIELDS], ['ApiKey', KEY_FIELDS]] as const) {
+    expect(Object.keys(NODES).toSorted()).toEqual(
+      (isInterfaceType(node) ? schema.getPossibleTypes(node) : []).map((type) => type.name).toSorted(),
+    );
+    for (const [name, table] of [
+      ['Organization', ORGANIZATION_FIELDS],
+      ['ApiKey', KEY_FIELDS],
+    ] as const) {
       const type = schema.getType(name);
       const withArgs = isObjectType(type) ? Object.values(type.getFields()).filter((field) => field.args.length > 0) : [];
       expect(withArgs.map((field) => field.name).filter((field) => !(field in table))).toEqual([]);
@@ -115,7 +141,9 @@ describe('permissions', () => {
       const wanted: Partial<Record<Caller, string>> = {};
       for (const caller of CALLERS) {
         wanted[caller] = expected(may, caller);
-        found[caller] = document.startsWith('subscription') ? await subscribed(document, tokens[caller]) : outcome(await server.query(document, {}, tokens[caller]));
+        found[caller] = document.startsWith('subscription')
+          ? await subscribed(document, tokens[caller])
+          : outcome(await server.query(document, {}, tokens[caller]));
       }
       expect(found).toEqual(wanted);
     });
@@ -125,7 +153,11 @@ describe('permissions', () => {
     const abort = new AbortController();
     const response = await fetch(server.url, {
       method: 'POST',
-      headers: { 'content-type': 'application/json', accept: 'text/event-stream', ...(token === null ? {} : { authorization: `Bearer ${token}` }) },
+      headers: {
+        'content-type': 'application/json',
+        accept: 'text/event-stream',
+        ...(token === null ? {} : { authorization: `Bearer ${token}` }),
+      },
       body: JSON.stringify({ query: document, variables: { o: server.organizationId } }),
       signal: abort.signal,
     });
@@ -144,14 +176,20 @@ describe('permissions', () => {
 
   for (const [field, { selection, may }] of Object.entries(ORGANIZATION_FIELDS)) {
     it(`Organization.${field} is for ${may}`, async () => {
-      for (const caller of CALLERS) expect(`${caller} ${outcome(await server.query(`{ viewer { organization { ${selection} } } }`, {}, tokens[caller]))}`).toBe(`${caller} ${expected(may, caller)}`);
+      for (const caller of CALLERS)
+        expect(`${caller} ${outcome(await server.query(`{ viewer { organization { ${selection} } } }`, {}, tokens[caller]))}`).toBe(
+          `${caller} ${expected(may, caller)}`,
+        );
     });
   }
 
   for (const [field, { selection, may }] of Object.entries(KEY_FIELDS)) {
     it(`ApiKey.${field} is for ${may}`, async () => {
       const query = `query ($id: ID!) { node(id: $id) { ... on ApiKey { ${selection} } } }`;
-      for (const caller of CALLERS) expect(`${caller} ${outcome(await server.query(query, { id: nodeIds['ApiKey'] }, tokens[caller]))}`).toBe(`${caller} ${expected(may, caller)}`);
+      for (const caller of CALLERS)
+        expect(`${caller} ${outcome(await server.query(query, { id: nodeIds['ApiKey'] }, tokens[caller]))}`).toBe(
+          `${caller} ${expected(may, caller)}`,
+        );
     });
   }
 
@@ -161,8 +199,12 @@ describe('permissions', () => {
       for (const caller of CALLERS) {
         const answer = await server.query(query, { id: nodeIds[type] }, tokens[caller]);
         expect(`${caller} ${outcome(answer)}`).toBe(`${caller} ${expected(may, caller)}`);
-        if (expected(may, caller) === 'allowed') expect(answer.data).toEqual({ node: { __typename: type, id: nodeIds[type] }, nodes: [{ __typename: type }] });
-        else expect(answer.data ?? null).toSatisfy((data: Answer['data']) => data == null || (data['node'] === null && (data['nodes'] === null || data['nodes'][0] === null)));
+        if (expected(may, caller) === 'allowed')
+          expect(answer.data).toEqual({ node: { __typename: type, id: nodeIds[type] }, nodes: [{ __typename: type }] });
+        else
+          expect(answer.data ?? null).toSatisfy(
+            (data: Answer['data']) => data == null || (data['node'] === null && (data['nodes'] === null || at(data, 'nodes.0') === null)),
+          );
       }
       const elsewhere = await server.query(query, { id: nodeIds[type] }, foreign);
       expect(elsewhere.errors).toEqual([]);
@@ -173,11 +215,22 @@ describe('permissions', () => {
   it('a personal key is for its owner and for who manages keys or audits', async () => {
     const mine = await server.newMember('MEMBER');
     const me = { ...server.ledger.owner, id: `member:${mine.memberId}`, memberId: mine.memberId };
-    const { result } = done(await server.ledger.keys.create(me, { organizationId: server.ledger.organization.id, type: 'SECRET', name: randomName(), personal: true }));
+    const { result } = done(
+      await server.ledger.keys.create(me, {
+        organizationId: server.ledger.organization.id,
+        type: 'SECRET',
+        name: randomName(),
+        personal: true,
+      }),
+    );
     const id = encodeGlobalId('ApiKey', result.keyId);
     const sees = async (token: string | null) => {
-      const { data } = await server.query('query ($id: ID!) { node(id: $id) { id } viewer { organization { apiKeys(first: 100) { edges { node { id } } } } } }', { id }, token);
-      const listed = data?.['viewer'].organization.apiKeys.edges.some((edge: { node: { id: string } }) => edge.node.id === id);
+      const { data } = await server.query(
+        'query ($id: ID!) { node(id: $id) { id } viewer { organization { apiKeys(first: 100) { edges { node { id } } } } } }',
+        { id },
+        token,
+      );
+      const listed = listAt(data, 'viewer.organization.apiKeys.edges').some((edge) => at(edge, 'node.id') === id);
       expect(data?.['node'] !== null).toBe(listed);
       return listed;
     };
@@ -191,9 +244,14 @@ describe('permissions', () => {
 
   it('a subscription to another organization is refused', async () => {
     const abort = new AbortController();
-    const stream = server.events('subscription ($o: ID!) { apiKeyChanged(organizationId: $o) { position } }', { o: server.organizationId }, abort.signal, foreign);
+    const stream = server.events(
+      'subscription ($o: ID!) { apiKeyChanged(organizationId: $o) { position } }',
+      { o: server.organizationId },
+      abort.signal,
+      foreign,
+    );
     const first = await stream.next();
-    expect((first.value as Answer | undefined)?.errors[0]?.extensions?.['code']).toBe('NOT_FOUND');
+    expect(at(first.value, 'errors.0.extensions.code')).toBe('NOT_FOUND');
   });
 
   it('credentials that are no good refuse the whole request with 401', async () => {

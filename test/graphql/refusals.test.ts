@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { MUTATION_REFUSALS } from '../../src/domain/refusals.ts';
 import { encodeGlobalId } from '../../src/graphql/global-id.ts';
+import { at, textAt } from './at.ts';
 import { openTestGraphql, randomName, type TestGraphql } from './graphql-server.ts';
 
 const CAPITAL = (name: string) => name.charAt(0).toUpperCase() + name.slice(1);
@@ -19,40 +20,78 @@ describe('every expected failure of a mutation', () => {
     const document = `mutation ($input: ${CAPITAL(name)}Input!) { ${name}(input: $input) { __typename ... on ${CAPITAL(name)}Payload { position ${payload} } ... on UserError { code message } ... on InvalidInput { field } ${name === 'recordUsage' ? '' : '... on NotFound { field }'} } }`;
     const { data, errors } = await server.query(document, { input });
     expect(errors).toEqual([]);
-    const result = data?.[name];
-    if (result.code !== undefined) {
-      reached.add(result.code);
-      expect(result.message.length).toBeGreaterThan(10);
+    const result = at(data, name);
+    if (at(result, 'code') !== undefined) {
+      reached.add(textAt(result, 'code'));
+      expect(textAt(result, 'message').length).toBeGreaterThan(10);
     }
     return result;
   }
 
   const org = () => ({ organizationId: server.organizationId });
-  const newKey = async (extra = {}) => (await run('createApiKey', { ...org(), name: randomName(), type: 'SECRET', ...extra })).apiKey;
+  const newKey = async (extra = {}) => {
+    const created = await run('createApiKey', { ...org(), name: randomName(), type: 'SECRET', ...extra });
+    return { id: textAt(created, 'apiKey.id'), name: textAt(created, 'apiKey.name') };
+  };
   const ghost = encodeGlobalId('ApiKey', crypto.randomUUID());
 
   it('INVALID_INPUT names the field, for plain faults and for ids that are garbage or of another type', async () => {
-    expect(await run('createApiKey', { ...org(), name: 'ab', type: 'SECRET' })).toMatchObject({ __typename: 'InvalidInput', field: 'name' });
-    expect(await run('createApiKey', { ...org(), name: randomName(), type: 'SECRET', quotas: { daily: 0.5 } })).toMatchObject({ field: 'quotas.daily' });
-    expect(await run('createApiKey', { organizationId: 'garbage', name: randomName(), type: 'SECRET' })).toMatchObject({ field: 'organizationId' });
+    expect(await run('createApiKey', { ...org(), name: 'ab', type: 'SECRET' })).toMatchObject({
+      __typename: 'InvalidInput',
+      field: 'name',
+    });
+    expect(await run('createApiKey', { ...org(), name: randomName(), type: 'SECRET', quotas: { daily: 0.5 } })).toMatchObject({
+      field: 'quotas.daily',
+    });
+    expect(await run('createApiKey', { organizationId: 'garbage', name: randomName(), type: 'SECRET' })).toMatchObject({
+      field: 'organizationId',
+    });
     for (const id of ['', 'x', ghost.slice(1), server.organizationId, `${ghost}=`, 'a'.repeat(5000)]) {
       expect(await run('deactivateApiKey', { id })).toMatchObject({ __typename: 'InvalidInput', code: 'INVALID_INPUT', field: 'id' });
     }
-    expect(await run('recordUsage', { items: [{ endpoint: 'GET /', status: 200, durationMs: 1 }] })).toMatchObject({ __typename: 'InvalidInput', field: 'items.0' });
-    expect(await run('recordUsage', { items: [{ endpoint: 'GET /', status: 99, durationMs: 1 }] })).toMatchObject({ field: 'items.0.status' });
+    expect(await run('recordUsage', { items: [{ endpoint: 'GET /', status: 200, durationMs: 1 }] })).toMatchObject({
+      __typename: 'InvalidInput',
+      field: 'items.0',
+    });
+    expect(await run('recordUsage', { items: [{ endpoint: 'GET /', status: 99, durationMs: 1 }] })).toMatchObject({
+      field: 'items.0.status',
+    });
   });
 
   it('NOT_FOUND is what is not there and what is of another organization', async () => {
     expect(await run('deactivateApiKey', { id: ghost })).toMatchObject({ __typename: 'NotFound', field: 'id' });
     const other = await server.ledger.newOrganization('Other');
     const key = await server.ledger.newKey({}, other.owner);
-    for (const name of ['deactivateApiKey', 'activateApiKey', 'regenerateApiKey', 'updateApiKey']) expect(await run(name, { id: encodeGlobalId('ApiKey', key.keyId) })).toMatchObject({ __typename: 'NotFound' });
-    expect(await run('createApiKey', { organizationId: encodeGlobalId('Organization', other.id), name: randomName(), type: 'SECRET' })).toMatchObject({ __typename: 'NotFound', field: 'organizationId' });
-    expect(await run('createApiKey', { ...org(), name: randomName(), type: 'SECRET', profileId: encodeGlobalId('Profile', crypto.randomUUID()) })).toMatchObject({ field: 'profileId' });
-    expect(await run('removeMember', { id: encodeGlobalId('Member', `${other.id}:${other.owner.memberId}`) })).toMatchObject({ __typename: 'NotFound', field: 'id' });
-    expect(await run('renameOrganization', { organizationId: encodeGlobalId('Organization', other.id), name: 'Mine' })).toMatchObject({ __typename: 'NotFound' });
-    expect(await run('createAccessToken', { ...org(), name: 'x', memberId: encodeGlobalId('Member', `${server.ledger.organization.id}:${crypto.randomUUID()}`) })).toMatchObject({ field: 'memberId' });
-    expect(await run('revokeAccessToken', { id: encodeGlobalId('AccessToken', crypto.randomUUID()) })).toMatchObject({ __typename: 'NotFound' });
+    for (const name of ['deactivateApiKey', 'activateApiKey', 'regenerateApiKey', 'updateApiKey'])
+      expect(await run(name, { id: encodeGlobalId('ApiKey', key.keyId) })).toMatchObject({ __typename: 'NotFound' });
+    expect(
+      await run('createApiKey', { organizationId: encodeGlobalId('Organization', other.id), name: randomName(), type: 'SECRET' }),
+    ).toMatchObject({ __typename: 'NotFound', field: 'organizationId' });
+    expect(
+      await run('createApiKey', {
+        ...org(),
+        name: randomName(),
+        type: 'SECRET',
+        profileId: encodeGlobalId('Profile', crypto.randomUUID()),
+      }),
+    ).toMatchObject({ field: 'profileId' });
+    expect(await run('removeMember', { id: encodeGlobalId('Member', `${other.id}:${other.owner.memberId}`) })).toMatchObject({
+      __typename: 'NotFound',
+      field: 'id',
+    });
+    expect(await run('renameOrganization', { organizationId: encodeGlobalId('Organization', other.id), name: 'Mine' })).toMatchObject({
+      __typename: 'NotFound',
+    });
+    expect(
+      await run('createAccessToken', {
+        ...org(),
+        name: 'x',
+        memberId: encodeGlobalId('Member', `${server.ledger.organization.id}:${crypto.randomUUID()}`),
+      }),
+    ).toMatchObject({ field: 'memberId' });
+    expect(await run('revokeAccessToken', { id: encodeGlobalId('AccessToken', crypto.randomUUID()) })).toMatchObject({
+      __typename: 'NotFound',
+    });
   });
 
   it('NAME_TAKEN', async () => {
@@ -66,15 +105,18 @@ describe('every expected failure of a mutation', () => {
     const { id, name } = await newKey();
     expect(await run('deleteApiKey', { id, confirmName: 'another' })).toMatchObject({ __typename: 'ConfirmationMismatch' });
     expect(await run('deleteApiKey', { id, confirmName: name })).toMatchObject({ __typename: 'DeleteApiKeyPayload' });
-    for (const mutation of ['updateApiKey', 'activateApiKey', 'deactivateApiKey', 'regenerateApiKey']) expect(await run(mutation, { id })).toMatchObject({ __typename: 'KeyDeleted' });
+    for (const mutation of ['updateApiKey', 'activateApiKey', 'deactivateApiKey', 'regenerateApiKey'])
+      expect(await run(mutation, { id })).toMatchObject({ __typename: 'KeyDeleted' });
     expect(await run('deleteApiKey', { id, confirmName: name })).toMatchObject({ __typename: 'KeyDeleted' });
   });
 
   it('KEY_EXPIRED', async () => {
     const { id } = await newKey({ expiresAt: new Date(Date.now() + 150).toISOString() });
-    await expect.poll(async () => (await run('activateApiKey', { id })).__typename).toBe('KeyExpired');
+    await expect.poll(async () => at(await run('activateApiKey', { id }), '__typename')).toBe('KeyExpired');
     expect(await run('regenerateApiKey', { id })).toMatchObject({ __typename: 'KeyExpired' });
-    expect((await server.query('query ($id: ID!) { node(id: $id) { ... on ApiKey { status } } }', { id })).data?.['node'].status).toBe('EXPIRED');
+    expect(at(await server.query('query ($id: ID!) { node(id: $id) { ... on ApiKey { status } } }', { id }), 'data.node.status')).toBe(
+      'EXPIRED',
+    );
   });
 
   it('LAST_OWNER and ALREADY_MEMBER', async () => {

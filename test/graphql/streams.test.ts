@@ -3,11 +3,10 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { encodeGlobalId } from '../../src/graphql/global-id.ts';
 import { done } from '../support/ledger.ts';
+import { at, textAt } from './at.ts';
 import { CONTRACT } from './contract-documents.ts';
 import { openSocket } from './bare-socket.ts';
-import { eventually, openTestGraphql, randomName, type TestGraphql } from './graphql-server.ts';
-
-type Update = { data?: any; errors?: readonly any[] }; // oxlint-disable-line typescript/no-explicit-any
+import { eventually, openTestGraphql, randomName, type TestGraphql, type Update } from './graphql-server.ts';
 
 describe('subscriptions', () => {
   let server: TestGraphql;
@@ -29,7 +28,10 @@ describe('subscriptions', () => {
     const open = (query: string, vars: Readonly<Record<string, unknown>>, token = server.ownerToken) => {
       const abort = new AbortController();
       const client = transport === 'WebSocket' ? server.socketClient(token) : null;
-      const iterator = (client?.iterate({ query, variables: vars }) ?? server.events(query, vars, abort.signal, token)) as AsyncIterator<Update, unknown>;
+      const iterator = (client?.iterate({ query, variables: vars }) ?? server.events(query, vars, abort.signal, token)) as AsyncIterator<
+        Update,
+        unknown
+      >;
       return {
         next: () => nextOf(iterator),
         end: async () => {
@@ -45,17 +47,25 @@ describe('subscriptions', () => {
       const stream = open(CONTRACT.Changed, { ...variables(), after: String((await createKey()).position) });
       const { keyId, position } = await createKey();
       const first = await stream.next();
-      expect(first.data?.apiKeyChanged).toMatchObject({ position: String(position), type: 'KEY_CREATED', apiKey: { keyId, status: 'ACTIVE' } });
+      expect(first.data?.['apiKeyChanged']).toMatchObject({
+        position: String(position),
+        type: 'KEY_CREATED',
+        apiKey: { keyId, status: 'ACTIVE' },
+      });
       done(await server.ledger.keys.deactivate(server.ledger.owner, { id: keyId }));
-      expect((await stream.next()).data?.apiKeyChanged).toMatchObject({ type: 'DEACTIVATED', apiKey: { keyId, status: 'INACTIVE' } });
+      expect((await stream.next()).data?.['apiKeyChanged']).toMatchObject({ type: 'DEACTIVATED', apiKey: { keyId, status: 'INACTIVE' } });
       await stream.end();
       await eventually('the follower left', () => server.followers() === 0 && server.graphql.subscriptions() === 0);
     });
 
     it(`ledgerEvents after 0 is the whole history, over ${transport}`, async () => {
       const stream = open(CONTRACT.Tail, { ...variables(), after: '0' });
-      expect((await stream.next()).data?.ledgerEvents).toMatchObject({ position: '1', type: 'ORGANIZATION_CREATED', subjectId: server.organizationId });
-      expect((await stream.next()).data?.ledgerEvents).toMatchObject({ position: '2', type: 'MEMBER_ADDED' });
+      expect((await stream.next()).data?.['ledgerEvents']).toMatchObject({
+        position: '1',
+        type: 'ORGANIZATION_CREATED',
+        subjectId: server.organizationId,
+      });
+      expect((await stream.next()).data?.['ledgerEvents']).toMatchObject({ position: '2', type: 'MEMBER_ADDED' });
       await stream.end();
       await eventually('the follower left', () => server.followers() === 0);
     });
@@ -67,12 +77,12 @@ describe('subscriptions', () => {
       await eventually('the stream follows', () => server.followers() === 2);
       await sleep(50); // the tail asks the database where the log ends
       await server.ledger.verify(secret);
-      const first = (await firstUse).data?.keyUsed;
+      const first = at(await firstUse, 'data.keyUsed');
       expect(first).toMatchObject({ requests: 1, apiKey: { id: encodeGlobalId('ApiKey', keyId) } });
-      expect(first.apiKey.lastUsedAt).toBe(first.lastUsedAt);
+      expect(at(first, 'apiKey.lastUsedAt')).toBe(textAt(first, 'lastUsedAt'));
       const from = performance.now();
       await Promise.all(Array.from({ length: 5 }, () => server.ledger.verify(secret)));
-      expect((await stream.next()).data?.keyUsed.requests).toBe(5);
+      expect(at(await stream.next(), 'data.keyUsed.requests')).toBe(5);
       expect(performance.now() - from).toBeGreaterThan(500);
       await stream.end();
       await eventually('the follower left', () => server.followers() === 0);
@@ -87,17 +97,21 @@ describe('subscriptions', () => {
       })();
       const seen: string[] = [];
       let after = String(start);
-      const query = 'subscription ($organization: ID!, $after: Position) { ledgerEvents(organizationId: $organization, after: $after, filter: { types: [ACTIVATED, DEACTIVATED] }) { position } }';
+      const query =
+        'subscription ($organization: ID!, $after: Position) { ledgerEvents(organizationId: $organization, after: $after, filter: { types: [ACTIVATED, DEACTIVATED] }) { position } }';
       while (writing || seen.length < 60) {
         const stream = open(query, { ...variables(), after });
         for (let taken = Math.ceil(Math.random() * 9); taken > 0 && seen.length < 60; taken--) {
-          after = (await stream.next()).data?.ledgerEvents.position;
+          after = textAt(await stream.next(), 'data.ledgerEvents.position');
           seen.push(after);
         }
         await stream.end();
       }
       await writer;
-      const { rows } = await server.ledger.database.pool.query<{ position: bigint }>("SELECT position FROM events WHERE type IN ('Activated', 'Deactivated') AND position > $1 ORDER BY position LIMIT 60", [start]);
+      const { rows } = await server.ledger.database.pool.query<{ position: bigint }>(
+        "SELECT position FROM events WHERE type IN ('Activated', 'Deactivated') AND position > $1 ORDER BY position LIMIT 60",
+        [start],
+      );
       expect(seen).toEqual(rows.map((row) => String(row.position)));
       await eventually('every follower left', () => server.followers() === 0);
     });
@@ -110,7 +124,7 @@ describe('subscriptions', () => {
         const last = stream.next();
         await eventually('the stream follows', () => server.followers() === 2);
         done(await server.ledger.tokens.revoke(server.ledger.owner, { id }));
-        expect((await last).errors?.[0].extensions.code).toBe('FORBIDDEN');
+        expect((await last).errors?.[0]?.extensions?.['code']).toBe('FORBIDDEN');
       } else {
         const client = server.socketClient(token, { on: { closed: (event) => void closes.push((event as CloseEvent).code) } });
         const stream = client.iterate({ query: CONTRACT.Changed, variables: variables() });
@@ -128,11 +142,13 @@ describe('subscriptions', () => {
       for (const act of ['remove', 'change'] as const) {
         const { memberId, token } = await server.newMember('ADMIN');
         const stream = open(CONTRACT.Changed, variables(), token);
-        const last = stream.next().catch((error: unknown) => ({ errors: [{ extensions: { code: String((error as { code?: number }).code) } }] }));
+        const last = stream
+          .next()
+          .catch((error: unknown) => ({ errors: [{ extensions: { code: String((error as { code?: number }).code) } }] }));
         await eventually('the stream follows', () => server.followers() === 2);
         if (act === 'remove') done(await server.ledger.organizations.removeMember(server.ledger.owner, { id: memberId }));
         else done(await server.ledger.organizations.changeMemberRole(server.ledger.owner, { id: memberId, role: 'MEMBER' }));
-        expect((await last).errors?.[0].extensions.code).toBe(transport === 'SSE' ? 'FORBIDDEN' : '4403');
+        expect((await last).errors?.[0]?.extensions?.['code']).toBe(transport === 'SSE' ? 'FORBIDDEN' : '4403');
         await eventually('the follower left', () => server.followers() === 0);
       }
     });
@@ -140,8 +156,10 @@ describe('subscriptions', () => {
     it(`a token that expires ends the stream, over ${transport}`, async () => {
       const { token } = await server.tokenOf({ memberId: server.ledger.owner.memberId, expiresAt: new Date(Date.now() + 700) });
       const stream = open(CONTRACT.Changed, variables(), token);
-      const last = await stream.next().catch((error: unknown) => ({ errors: [{ extensions: { code: String((error as { code?: number }).code) } }] }));
-      expect(last.errors?.[0].extensions.code).toBe(transport === 'SSE' ? 'UNAUTHENTICATED' : '4401');
+      const last = await stream
+        .next()
+        .catch((error: unknown) => ({ errors: [{ extensions: { code: String((error as { code?: number }).code) } }] }));
+      expect(last.errors?.[0]?.extensions?.['code']).toBe(transport === 'SSE' ? 'UNAUTHENTICATED' : '4401');
       await eventually('the follower left', () => server.followers() === 0);
     });
   }
@@ -151,11 +169,20 @@ describe('subscriptions', () => {
     const other = await server.newMember('MEMBER');
     const asOne = { ...server.ledger.owner, id: `member:${one.memberId}`, memberId: one.memberId };
     const after = String((await createKey()).position);
-    const personal = done(await server.ledger.keys.create(asOne, { organizationId: server.ledger.organization.id, type: 'SECRET', name: randomName(), personal: true }));
+    const personal = done(
+      await server.ledger.keys.create(asOne, {
+        organizationId: server.ledger.organization.id,
+        type: 'SECRET',
+        name: randomName(),
+        personal: true,
+      }),
+    );
     const team = await createKey();
     const firstOf = async (token: string) => {
       const client = server.socketClient(token);
-      const event = await nextOf(client.iterate<{ apiKeyChanged: { apiKey: { keyId: string } } }>({ query: CONTRACT.Changed, variables: { ...variables(), after } }));
+      const event = await nextOf(
+        client.iterate<{ apiKeyChanged: { apiKey: { keyId: string } } }>({ query: CONTRACT.Changed, variables: { ...variables(), after } }),
+      );
       await client.dispose();
       return event.data?.apiKeyChanged.apiKey.keyId;
     };
