@@ -17,6 +17,7 @@ export type PipelinedConnection = {
 
 export function openPipelinedConnection(options: { readonly config: pg.ClientConfig; readonly onError: (error: Error) => void }): PipelinedConnection {
   const closing = new AbortController();
+  let newest: GuardedClient | undefined;
   let current: GuardedClient | undefined;
   let ready = Promise.withResolvers<void>();
 
@@ -24,9 +25,12 @@ export function openPipelinedConnection(options: { readonly config: pg.ClientCon
     let retryMs = FIRST_RETRY_MS;
     while (!closing.signal.aborted) {
       const client = new GuardedClient({ ...options.config, pipeline: true });
+      newest = client;
       const ended = new Promise<void>((resolve) => client.once('end', resolve));
       try {
-        await client.connect();
+        // A client that is ended while it connects never says what became of that.
+        await Promise.race([client.connect(), ended]);
+        if (closing.signal.aborted) return;
         retryMs = FIRST_RETRY_MS;
         current = client;
         ready.resolve();
@@ -62,7 +66,7 @@ export function openPipelinedConnection(options: { readonly config: pg.ClientCon
     connected: () => current !== undefined && current.distrusted === undefined,
     async close() {
       closing.abort();
-      await current?.end().catch(() => undefined);
+      await newest?.end().catch(() => undefined);
       await loop;
     },
   };

@@ -61,6 +61,7 @@ function reportDifference({ table, subject, columns, expected, found }: StateDif
 type VerifierRow = {
   readonly lookup_id: string;
   readonly key_id: string;
+  readonly key: number;
   readonly current: boolean;
   readonly expires_at: Date | null;
   readonly fingerprint: string;
@@ -71,7 +72,7 @@ async function checkVerifiers(tx: Kysely<Tables>, folded: readonly FoldedStream[
   const keys = folded.flatMap((stream) => (stream.kind === 'folded' && stream.key !== null ? [stream.key] : []));
   if (keys.length === 0) return;
   const { rows } = await sql<VerifierRow>`
-    SELECT lookup_id, key_id, current, expires_at, encode(sha256(convert_to(argon2, 'UTF8')), 'hex') AS fingerprint
+    SELECT lookup_id, key_id, key, current, expires_at, encode(sha256(convert_to(argon2, 'UTF8')), 'hex') AS fingerprint
     FROM key_verifiers WHERE key_id = ANY(${keys.map((key) => key.keyId)}::uuid[])`.execute(tx);
   const clock = await sql<{ now: Date }>`SELECT now() AS now`.execute(tx);
   const now = clock.rows[0]?.now ?? new Date();
@@ -88,6 +89,13 @@ async function checkVerifiers(tx: Kysely<Tables>, folded: readonly FoldedStream[
           subject,
           expected: shown(expected),
           found: `${row.lookup_id} (${row.current ? 'current' : `outdated until ${row.expires_at?.toISOString() ?? 'never'}`})`,
+        });
+      } else if (key.state.kind !== 'absent' && key.state.number !== row.key) {
+        report({
+          kind: 'verifier-differs',
+          subject: `${subject}, ${row.lookup_id}`,
+          expected: `key number ${key.state.number}`,
+          found: `key number ${row.key}`,
         });
       } else if (wanted.fingerprint !== row.fingerprint) {
         report({

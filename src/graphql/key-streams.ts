@@ -69,7 +69,7 @@ export function addKeyStreams(builder: Builder, enums: Enums, types: TypeRefs): 
     t.field({
       type: use,
       description: 'Which keys are used, from now on: at most one update a key and second, with the count since the last.',
-      authScopes: { $all: { permission: 'keys:read' } },
+      authScopes: { permission: 'keys:read' },
       args: {
         organizationId: t.arg.id({ required: true }),
         keyIds: t.arg.idList({ description: `These keys alone, ${MAX_PAGE} at most.` }),

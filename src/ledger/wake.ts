@@ -34,7 +34,9 @@ export function listenForAppends({ config, onWake, onError }: WakeOptions): Wake
       });
       client.on('notification', onWake);
       try {
-        await client.connect();
+        // A client that is ended while it connects never says what became of that.
+        await Promise.race([client.connect(), ended]);
+        if (closing.signal.aborted) return;
         await client.query(`LISTEN ${CHANNEL}`);
         retryMs = FIRST_RETRY_MS;
         onWake(); // whatever came while nobody listened

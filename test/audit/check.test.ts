@@ -242,12 +242,18 @@ const PLANTED: readonly (readonly [string, FindingKind, RegExp, (admin: pg.Clien
     (admin) => admin.query("UPDATE key_verifiers SET argon2 = argon2 || 'x' WHERE NOT current"),
   ],
   [
+    'a verifier that charges another key',
+    'verifier-differs',
+    /^verifiers of key /,
+    (admin) => admin.query('UPDATE key_verifiers SET key = key + 1'),
+  ],
+  [
     'a verifier that somebody added',
     'verifier-unexpected',
     /^verifiers of key /,
     (admin) =>
       admin.query(
-        "INSERT INTO key_verifiers SELECT 'somebodys', key_id, argon2, pepper_id, mac, false, now() + interval '1 year', now() FROM key_verifiers WHERE current LIMIT 1",
+        "INSERT INTO key_verifiers SELECT (jsonb_populate_record(v, jsonb_build_object('lookup_id', 'somebodys', 'current', false, 'expires_at', now() + interval '1 year'))).* FROM key_verifiers v WHERE current LIMIT 1",
       ),
   ],
   [
@@ -262,7 +268,7 @@ const PLANTED: readonly (readonly [string, FindingKind, RegExp, (admin: pg.Clien
     /^verifiers of key /,
     (admin) =>
       admin.query(
-        "INSERT INTO key_verifiers SELECT 'undead', k.id, argon2, pepper_id, mac, true, NULL, now() FROM key_verifiers, api_keys k WHERE k.state = 'deleted' LIMIT 1",
+        "INSERT INTO key_verifiers SELECT (jsonb_populate_record(v, jsonb_build_object('lookup_id', 'undead', 'key_id', k.id))).* FROM key_verifiers v, api_keys k WHERE v.current AND k.state = 'deleted' LIMIT 1",
       ),
   ],
   ['a verifier that is gone', 'verifier-missing', /^verifiers of key /, (admin) => admin.query('DELETE FROM key_verifiers WHERE current')],

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
-import { replay } from '../../src/audit/replay.ts';
+import { replay, type Replay } from '../../src/audit/replay.ts';
 import { loadKey } from '../../src/commands/key-commands.ts';
 import { done, openTestLedger, type TestLedger } from '../support/ledger.ts';
 
@@ -13,6 +13,8 @@ beforeAll(async () => {
 afterAll(async () => {
   await ledger.close();
 });
+
+const statusOf = (history: Replay | null): unknown => (history?.state as { readonly status: string } | null | undefined)?.status;
 
 test('a key replayed to any of its positions is what it was then, and the timeline says what changed', async () => {
   const { keys, owner, db } = ledger;
@@ -34,7 +36,7 @@ test('a key replayed to any of its positions is what it was then, and the timeli
   for (const { position } of history?.events ?? []) {
     const then = await replay(db, { kind: 'key', id: keyId }, { position: BigInt(position) });
     expect(then?.events.at(-1)?.position).toBe(position);
-    statuses.push((then?.state as { status: string }).status);
+    statuses.push(statusOf(then));
   }
   expect(statuses).toEqual(['ACTIVE', 'ACTIVE', 'ACTIVE', 'INACTIVE', 'ACTIVE', 'DELETED']);
   const { state } = await loadKey(db, ledger.organization.id, keyId);
@@ -45,7 +47,7 @@ test('expiry is told for the moment asked for, whatever the log had recorded by 
   const expiresAt = new Date(Date.now() + 3_600_000);
   const { keyId } = await ledger.newKey({ expiresAt: expiresAt.toISOString() });
   const statusAt = async (ms: number) =>
-    ((await replay(ledger.db, { kind: 'key', id: keyId }, { at: new Date(expiresAt.getTime() + ms) }))?.state as { status: string }).status;
+    statusOf(await replay(ledger.db, { kind: 'key', id: keyId }, { at: new Date(expiresAt.getTime() + ms) }));
   expect(await statusAt(-1)).toBe('ACTIVE');
   expect(await statusAt(0)).toBe('EXPIRED');
 });

@@ -191,6 +191,28 @@ describe('subscriptions', () => {
     expect(await firstOf(server.ownerToken)).toBe(personal.result.keyId);
   });
 
+  it("a member is not told of the use of another's personal key", async () => {
+    const watcher = await server.newMember('MEMBER');
+    const other = await server.newMember('MEMBER');
+    const asOther = { ...server.ledger.owner, id: `member:${other.memberId}`, memberId: other.memberId };
+    const personal = await server.ledger.newKey({ personal: true }, asOther);
+    const team = await createKey();
+    const first = async (token: string) => {
+      const client = server.socketClient(token);
+      const event = nextOf(client.iterate({ query: CONTRACT.LastUsed, variables: variables() }));
+      await eventually('the stream follows', () => server.followers() === 2);
+      await sleep(50); // the tail asks the database where the log ends
+      await server.ledger.verify(personal.secret);
+      await server.ledger.verify(team.secret);
+      const id = textAt(await event, 'data.keyUsed.apiKey.id');
+      await client.dispose();
+      await eventually('the follower left', () => server.followers() === 0);
+      return id;
+    };
+    expect(await first(watcher.token)).toBe(encodeGlobalId('ApiKey', team.keyId));
+    expect(await first(other.token)).toBe(encodeGlobalId('ApiKey', personal.keyId));
+  });
+
   describe('a quiet stream leaves nothing behind', () => {
     const quiet = async (server_: TestGraphql) => {
       await eventually('the stream follows', () => server_.followers() === 2);
