@@ -227,8 +227,10 @@ BEGIN
   ON CONFLICT DO NOTHING;
 END $$;
 
--- Locks the windows of those organizations among these that have caps, and brings them to the present. Answers whether there are any.
-CREATE FUNCTION lock_organization_windows(p_organizations integer[]) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+-- Locks the windows of those organizations among these that have caps, and then those of the keys asked for, and brings the former to the present. Answers
+-- what time that is, NULL where there are none. One moment read under all these locks serves for both and for the log: were it read before a lock is won or
+-- once more after, the organization's windows and `recorded_at` would not agree about the sub-bucket.
+CREATE FUNCTION lock_organization_windows(p_organizations integer[], p_lookup_ids text[]) RETURNS timestamptz LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   capped integer[] := ARRAY(
     SELECT o.number FROM organizations o
@@ -238,10 +240,11 @@ DECLARE
   now_second bigint;
 BEGIN
   IF cardinality(capped) = 0 THEN
-    RETURN false;
+    RETURN NULL;
   END IF;
   PERFORM begin_organization_windows(c) FROM unnest(capped) AS c WHERE NOT EXISTS (SELECT FROM organization_windows w WHERE w.organization = c);
   PERFORM 1 FROM organization_windows WHERE organization = ANY (capped) ORDER BY organization FOR NO KEY UPDATE;
+  PERFORM 1 FROM key_windows WHERE key = ANY (ARRAY(SELECT v.key FROM key_verifiers v WHERE v.lookup_id = ANY (p_lookup_ids))) ORDER BY key FOR NO KEY UPDATE;
   present := ledger_now();
   now_tick := floor(extract(epoch FROM present) * 20);
   now_second := floor(extract(epoch FROM present));
@@ -254,7 +257,7 @@ BEGIN
     second_count = CASE WHEN now_second > w.second_bucket THEN 0 ELSE w.second_count END,
     second_bucket = greatest(w.second_bucket, now_second)
   WHERE w.organization = ANY (capped) AND w.tick_bucket < now_tick;
-  RETURN true;
+  RETURN present;
 END $$;
 
 -- The part of the network that one party is likely to hold: the address itself, or the /64 of an IPv6 address.
@@ -286,19 +289,16 @@ CREATE FUNCTION admit(
 ) LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
-  present timestamptz := ledger_now();
-  present_second bigint := floor(extract(epoch FROM present));
-  behind integer[];
-  capped boolean;
-BEGIN
-  capped := lock_organization_windows(ARRAY(
+  present timestamptz := lock_organization_windows(ARRAY(
     SELECT o.number FROM unnest(p_caller_tokens, p_caller_organizations) AS c (token, organization_id)
     LEFT JOIN access_tokens t ON t.token_hash = c.token
-    JOIN organizations o ON o.id = coalesce(t.organization_id, c.organization_id)));
-  IF capped THEN
-    present := ledger_now();
-    present_second := floor(extract(epoch FROM present));
-  END IF;
+    JOIN organizations o ON o.id = coalesce(t.organization_id, c.organization_id)), p_lookup_id);
+  capped boolean := present IS NOT NULL;
+  present_second bigint;
+  behind integer[];
+BEGIN
+  present := coalesce(present, ledger_now());
+  present_second := floor(extract(epoch FROM present));
 
   behind := ARRAY(
     SELECT w.key FROM unnest(p_lookup_id) AS l (lookup_id)
@@ -646,47 +646,52 @@ CREATE FUNCTION padded(counts bigint[], length integer) RETURNS bigint[] LANGUAG
   SELECT counts[1:length] || array_fill(0::bigint, ARRAY[greatest(0, length - cardinality(counts))])
 $$;
 
--- Compares a key's windows with its usage events, and with p_repair makes them equal. The key's row is locked meanwhile, so that traffic can go on: whatever
--- has been charged is committed and in the log, whatever comes waits. Answers a row for each window that differs.
-CREATE FUNCTION check_windows(p_key integer, p_repair boolean) RETURNS TABLE (kept text, expected text, found text) LANGUAGE plpgsql VOLATILE AS $$
-#variable_conflict use_column
+-- Where a key's windows differ from its usage events. Takes no lock: what a transaction charges and what it records become visible together, so one snapshot
+-- holds windows and log that agree, as of the moment to which the windows were last brought forward.
+CREATE FUNCTION window_differences(p_key integer) RETURNS TABLE (kept text, expected text, found text) LANGUAGE sql STABLE AS $$
+  SELECT c.kept, c.expected::text, c.found::text
+  FROM key_windows w
+  JOIN key_window_buckets b ON b.key = w.key
+  CROSS JOIN LATERAL logged_windows(p_key, to_timestamp(w.second_bucket)) AS l
+  CROSS JOIN LATERAL (VALUES
+    ('total', ARRAY[l.total], ARRAY[w.total]),
+    ('seconds', l.seconds, padded(w.second_count || b.seconds, 61)),
+    ('tokens', l.tokens, padded(w.token_count || b.tokens, 61)),
+    ('half_hours', l.half_hours, padded(w.half_hour_count || b.half_hours, 49)),
+    ('quarters', l.quarters, padded(w.quarter_count || b.quarters, 121)),
+    ('minute_closed', ARRAY[sum_of(l.seconds[2:])], ARRAY[w.minute_closed]),
+    ('token_closed', ARRAY[sum_of(l.tokens[2:])], ARRAY[w.token_closed]),
+    ('day_closed', ARRAY[sum_of(l.half_hours[2:])], ARRAY[w.day_closed]),
+    ('week_closed', ARRAY[sum_of(l.quarters[2:29])], ARRAY[w.week_closed]),
+    ('month_closed', ARRAY[sum_of(l.quarters[2:])], ARRAY[w.month_closed])
+  ) AS c (kept, expected, found)
+  WHERE w.key = p_key AND c.expected <> c.found
+$$;
+
+-- Makes a key's windows equal to its usage events, and answers whether they were not. The key is locked meanwhile; its traffic waits, that of others goes on.
+CREATE FUNCTION repair_windows(p_key integer) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-  present timestamptz := lock_windows(ARRAY[p_key]);
+  epoch numeric := extract(epoch FROM ledger_now());
   logged record;
-  w key_windows;
-  b key_window_buckets;
+  made boolean;
 BEGIN
-  SELECT * INTO w FROM key_windows WHERE key = p_key;
-  IF NOT FOUND THEN
-    RETURN;
+  INSERT INTO key_windows (key, second_bucket, half_hour_bucket, quarter_bucket)
+  VALUES (p_key, floor(epoch), floor(epoch / 1800), floor(epoch / 21600)) ON CONFLICT DO NOTHING;
+  made := FOUND;
+  INSERT INTO key_window_buckets (key) VALUES (p_key) ON CONFLICT DO NOTHING;
+  PERFORM lock_windows(ARRAY[p_key]);
+  IF NOT EXISTS (SELECT FROM window_differences(p_key)) THEN
+    RETURN made;
   END IF;
-  SELECT * INTO b FROM key_window_buckets WHERE key = p_key;
-  -- By the row's own second, which may be ahead of the clock by a batch of another session.
-  SELECT * INTO logged FROM logged_windows(p_key, greatest(present, to_timestamp(w.second_bucket)));
-  RETURN QUERY
-    SELECT c.kept, c.expected::text, c.found::text
-    FROM (VALUES
-      ('total', ARRAY[logged.total], ARRAY[w.total]),
-      ('seconds', logged.seconds, padded(w.second_count || b.seconds, 61)),
-      ('tokens', logged.tokens, padded(w.token_count || b.tokens, 61)),
-      ('half_hours', logged.half_hours, padded(w.half_hour_count || b.half_hours, 49)),
-      ('quarters', logged.quarters, padded(w.quarter_count || b.quarters, 121)),
-      ('minute_closed', ARRAY[sum_of(logged.seconds[2:])], ARRAY[w.minute_closed]),
-      ('token_closed', ARRAY[sum_of(logged.tokens[2:])], ARRAY[w.token_closed]),
-      ('day_closed', ARRAY[sum_of(logged.half_hours[2:])], ARRAY[w.day_closed]),
-      ('week_closed', ARRAY[sum_of(logged.quarters[2:29])], ARRAY[w.week_closed]),
-      ('month_closed', ARRAY[sum_of(logged.quarters[2:])], ARRAY[w.month_closed])
-    ) AS c (kept, expected, found)
-    WHERE c.expected <> c.found;
-  IF FOUND AND p_repair THEN
-    UPDATE key_windows SET total = logged.total,
-      second_count = logged.seconds[1], minute_closed = sum_of(logged.seconds[2:]), token_count = logged.tokens[1], token_closed = sum_of(logged.tokens[2:]),
-      half_hour_count = logged.half_hours[1], day_closed = sum_of(logged.half_hours[2:]), quarter_count = logged.quarters[1],
-      week_closed = sum_of(logged.quarters[2:29]), month_closed = sum_of(logged.quarters[2:])
-    WHERE key = p_key;
-    UPDATE key_window_buckets SET seconds = logged.seconds[2:], tokens = logged.tokens[2:], half_hours = logged.half_hours[2:], quarters = logged.quarters[2:]
-    WHERE key = p_key;
-  END IF;
+  SELECT l.* INTO logged FROM key_windows w CROSS JOIN LATERAL logged_windows(p_key, to_timestamp(w.second_bucket)) AS l WHERE w.key = p_key;
+  UPDATE key_windows SET total = logged.total,
+    second_count = logged.seconds[1], minute_closed = sum_of(logged.seconds[2:]), token_count = logged.tokens[1], token_closed = sum_of(logged.tokens[2:]),
+    half_hour_count = logged.half_hours[1], day_closed = sum_of(logged.half_hours[2:]), quarter_count = logged.quarters[1],
+    week_closed = sum_of(logged.quarters[2:29]), month_closed = sum_of(logged.quarters[2:])
+  WHERE key = p_key;
+  UPDATE key_window_buckets SET seconds = logged.seconds[2:], tokens = logged.tokens[2:], half_hours = logged.half_hours[2:], quarters = logged.quarters[2:]
+  WHERE key = p_key;
+  RETURN true;
 END $$;
 
 GRANT SELECT, INSERT, UPDATE ON key_windows, key_window_buckets TO keyledger_server;
@@ -695,4 +700,4 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON address_failures TO keyledger_server;
 GRANT SELECT, INSERT, DELETE ON usage_requests TO keyledger_server;
 GRANT SELECT, INSERT ON settlements TO keyledger_server;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA keyledger FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION close_buckets, sum_of, advance_windows, lock_windows, begin_organization_windows, lock_organization_windows, party_of, refusing_rules, granted_cost, room_at, retry_at, admit, add_buckets, spread, charge_windows, record_usage, logged_windows, padded, check_windows TO keyledger_server;
+GRANT EXECUTE ON FUNCTION close_buckets, sum_of, advance_windows, lock_windows, begin_organization_windows, lock_organization_windows, party_of, refusing_rules, granted_cost, room_at, retry_at, admit, add_buckets, spread, charge_windows, record_usage, logged_windows, padded, window_differences, repair_windows TO keyledger_server;

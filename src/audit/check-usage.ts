@@ -18,7 +18,7 @@ const GRAIN_ROWS = sql`
          (${GRAINS.HOUR}::smallint, 'hour', '-infinity'::timestamptz), (${GRAINS.DAY}::smallint, 'day', '-infinity'::timestamptz)`;
 
 /**
- * The counters, breakdowns and last-used moments are what the usage events up to the projector's checkpoint add up to; the windows' totals what all events
+ * The counters, breakdowns and last-used moments are what the usage events up to the projector's checkpoint add up to; the windows what all events
  * do. Each statement sees log, checkpoint and counters at one moment, so traffic and projector can go on.
  */
 export async function checkUsage({ kysely: db }: Database, step: CheckStep): Promise<void> {
@@ -147,15 +147,14 @@ async function checkLastUsed(db: Kysely<Tables>, page: RawBuilder<unknown>, { re
 }
 
 /** The all-time total that a quota is held against, written by the statement that records the request. */
+/** The windows that admission decides by, each sub-bucket of them, as of the moment to which they were brought forward. */
 async function checkWindows(db: Kysely<Tables>, page: RawBuilder<unknown>, { report }: CheckStep): Promise<void> {
-  const { rows } = await sql<{ key: number; expected: string; found: string | null }>`
-    SELECT k.number AS key, coalesce(u.credits, 0)::text AS expected, w.total::text AS found
-    FROM api_keys k LEFT JOIN key_windows w ON w.key = k.number
-    LEFT JOIN (SELECT key, sum(credits) AS credits FROM usage_events WHERE key ${page} GROUP BY key) AS u ON u.key = k.number
-    WHERE k.number ${page} AND w.total IS DISTINCT FROM coalesce(u.credits, 0) ORDER BY 1 LIMIT ${FINDINGS}`.execute(db);
-  for (const { key, expected, found } of rows) {
-    report({ kind: 'window-differs', subject: `total of key number ${key}`, expected, found: found ?? 'no windows' });
-  }
+  const { rows } = await sql<{ key: number; kept: string; expected: string; found: string }>`
+    SELECT k.number AS key, d.kept, d.expected, d.found FROM api_keys k CROSS JOIN LATERAL window_differences(k.number) AS d WHERE k.number ${page}
+    UNION ALL
+    SELECT k.number, 'all', 'windows', 'none' FROM api_keys k WHERE k.number ${page} AND NOT EXISTS (SELECT FROM key_windows w WHERE w.key = k.number)
+    ORDER BY 1 LIMIT ${FINDINGS}`.execute(db);
+  for (const { key, kept, expected, found } of rows) report({ kind: 'window-differs', subject: `${kept} of key number ${key}`, expected, found });
 }
 
 /** An organization's buckets (key 0) are the sums of its keys'. */

@@ -2,13 +2,14 @@ import type { Database } from '../postgres/pool.ts';
 import { rebuildProjection } from '../projections/rebuild.ts';
 import type { StreamKind } from '../projections/state-fold.ts';
 import { repairState } from '../projections/state-repair.ts';
+import { repairWindows } from '../projections/window-repair.ts';
 import { USAGE_PROJECTION } from '../projections/usage-fold.ts';
 import { EXIT, parseArguments, UsageError, type CliCommand, type CliIo } from './command.ts';
 import { openLedger } from './open-ledger.ts';
 import { createProgressLine, duration, grouped } from './progress.ts';
 
 const STATE: Readonly<Record<string, StreamKind>> = { organizations: 'organization', tokens: 'token', keys: 'key' };
-const PARTS = [...Object.keys(STATE), 'usage'];
+const PARTS = [...Object.keys(STATE), 'windows', 'usage'];
 
 export const rebuildCommand: CliCommand = {
   name: 'rebuild',
@@ -16,7 +17,7 @@ export const rebuildCommand: CliCommand = {
   help: `keyledger rebuild [--only PART]…
 
 Makes the read models anew from the log while servers run. Organizations, members, tokens and keys are compared row by row, and a row that is not what the
-log says is written anew. The statistics of usage are folded from the first event into a second set of tables, which then takes the place of the first.
+log says is written anew. The windows that limits are counted in are compared with the usage events, key by key. The statistics of usage are folded from the first event into a second set of tables, which then takes the place of the first.
 Ctrl-C stops it; the same command goes on where it stopped. What is not derived, the verifiers of keys and the names of people, stays as it is.
 
   --only PART   one of ${PARTS.join(', ')}; may be given several times; everything where it is not given`,
@@ -30,8 +31,9 @@ Ctrl-C stops it; the same command goes on where it stopped. What is not derived,
     try {
       const kinds = Object.entries(STATE).flatMap(([part, kind]) => (parts.has(part) ? [kind] : []));
       const state = kinds.length === 0 ? EXIT.done : await rebuildState(ledger.database, kinds, io);
+      const windows = parts.has('windows') && !io.signal.aborted ? await rebuildWindows(ledger.database, io) : EXIT.done;
       const usage = parts.has('usage') && !io.signal.aborted ? await rebuildUsage(ledger.database, io) : EXIT.done;
-      return state === EXIT.done ? usage : state;
+      return [state, windows, usage].find((code) => code !== EXIT.done) ?? EXIT.done;
     } finally {
       await ledger.close();
     }
@@ -54,6 +56,21 @@ async function rebuildState(database: Database, kinds: readonly StreamKind[], io
   }
   io.out(`State: ${grouped(outcome.streams)} histories folded, ${grouped(outcome.repaired.length)} rows written anew.`);
   return outcome.left.length === 0 ? EXIT.done : EXIT.failed;
+}
+
+async function rebuildWindows(database: Database, io: CliIo): Promise<number> {
+  const progress = createProgressLine(io);
+  const outcome = await repairWindows(database, {
+    signal: io.signal,
+    onProgress: ({ compared, keys }) => progress.show(`windows: ${grouped(compared)} of ${grouped(keys)} keys compared`),
+  });
+  progress.end();
+  if (outcome.interrupted) {
+    io.err(`Interrupted after ${grouped(outcome.compared)} keys. Run the same command again: what is mended stays mended.`);
+    return EXIT.failed;
+  }
+  io.out(`Windows: ${grouped(outcome.compared)} keys compared, ${grouped(outcome.repaired)} counted anew.`);
+  return EXIT.done;
 }
 
 async function rebuildUsage(database: Database, io: CliIo): Promise<number> {

@@ -19,18 +19,35 @@ describe('verification', () => {
   }
 
   it('passes a key with the facts that a gateway needs, and has recorded it when it answers', async () => {
-    const { keyId, secret } = await ledger.newKey({ name: 'Gateway facts', permissions: ['read:models'], metadata: { tier: 'gold' }, category: 'staging' });
+    const { keyId, secret } = await ledger.newKey({
+      name: 'Gateway facts',
+      permissions: ['read:models'],
+      metadata: { tier: 'gold' },
+      category: 'staging',
+    });
     const answer = await verify(secret, { endpoint: 'GET /v1/models', ip: '203.0.113.7' });
     expect(answer).toMatchObject({
       code: 'VALID',
       message: null,
       httpStatus: 200,
-      key: { id: keyId, name: 'Gateway facts', type: 'SECRET', category: 'staging', permissions: ['read:models'], metadata: { tier: 'gold' }, outdatedSecret: false },
+      key: {
+        id: keyId,
+        name: 'Gateway facts',
+        type: 'SECRET',
+        category: 'staging',
+        permissions: ['read:models'],
+        metadata: { tier: 'gold' },
+        outdatedSecret: false,
+      },
       rateLimit: null,
       quotas: [],
     });
     expect(answer.requestId).toBe(`req_${answer.position}`);
-    const recorded = await ledger.db.selectFrom('usage_events').selectAll().where('position', '=', answer.position).executeTakeFirstOrThrow();
+    const recorded = await ledger.db
+      .selectFrom('usage_events')
+      .selectAll()
+      .where('position', '=', answer.position)
+      .executeTakeFirstOrThrow();
     expect(recorded).toMatchObject({ credits: 1, kind: 1, code: 0, endpoint: 'GET /v1/models', ip: '203.0.113.7' });
   });
 
@@ -40,7 +57,13 @@ describe('verification', () => {
     const forged = await ledger.newKey();
     const wrong = `${secret.slice(0, 24)}${forged.secret.slice(24)}`;
     for (const presented of ['', 'nonsense', wrong, forged.secret.replace('sk_live', 'sk_test')]) {
-      expect(await verify(presented)).toMatchObject({ code: 'INVALID_KEY', message: 'Invalid API Key', key: null, keyId: null, position: null });
+      expect(await verify(presented)).toMatchObject({
+        code: 'INVALID_KEY',
+        message: 'Invalid API Key',
+        key: null,
+        keyId: null,
+        position: null,
+      });
     }
     const foreign = await ledger.newOrganization('Another');
     expect(await verify(secret, {}, foreign.id)).toMatchObject({ code: 'INVALID_KEY' });
@@ -55,7 +78,11 @@ describe('verification', () => {
   });
 
   it('refuses the wrong environment, address, origin and permission', async () => {
-    const { secret } = await ledger.newKey({ permissions: ['read'], ipAllowlist: ['203.0.113.0/24', '2001:db8::/32'], allowedOrigins: ['https://app.example.com'] });
+    const { secret } = await ledger.newKey({
+      permissions: ['read'],
+      ipAllowlist: ['203.0.113.0/24', '2001:db8::/32'],
+      allowedOrigins: ['https://app.example.com'],
+    });
     const fits = { environment: 'live', ip: '203.0.113.9', origin: 'https://app.example.com', permissions: ['read'] } as const;
     expect(await verify(secret, fits)).toMatchObject({ code: 'VALID' });
     expect(await verify(secret, { ...fits, ip: '2001:db8:1::5' })).toMatchObject({ code: 'VALID' });
@@ -63,7 +90,10 @@ describe('verification', () => {
     expect(await verify(secret, { ...fits, ip: '198.51.100.1' })).toMatchObject({ code: 'IP_NOT_ALLOWED' });
     expect(await verify(secret, { ...fits, ip: null })).toMatchObject({ code: 'IP_NOT_ALLOWED' });
     expect(await verify(secret, { ...fits, origin: 'https://evil.example.com' })).toMatchObject({ code: 'ORIGIN_NOT_ALLOWED' });
-    expect(await verify(secret, { ...fits, permissions: ['read', 'write'] })).toMatchObject({ code: 'PERMISSION_DENIED', message: 'Permission denied' });
+    expect(await verify(secret, { ...fits, permissions: ['read', 'write'] })).toMatchObject({
+      code: 'PERMISSION_DENIED',
+      message: 'Permission denied',
+    });
     const test = await ledger.newKey({ type: 'TEST' });
     expect(await verify(test.secret, { environment: 'live' })).toMatchObject({ code: 'WRONG_ENVIRONMENT' });
     expect(await verify(test.secret, { environment: 'test' })).toMatchObject({ code: 'VALID' });
@@ -80,7 +110,13 @@ describe('verification', () => {
       ],
     });
     const refused = await verify(secret, { cost: 2 });
-    expect(refused).toMatchObject({ code: 'QUOTA_EXCEEDED', message: 'Rate limit exceeded: quota daily', httpStatus: 429, refusedBy: { quota: 'daily' }, key: null });
+    expect(refused).toMatchObject({
+      code: 'QUOTA_EXCEEDED',
+      message: 'Rate limit exceeded: quota daily',
+      httpStatus: 429,
+      refusedBy: { quota: 'daily' },
+      key: null,
+    });
     expect(refused.refusedBy?.retryAfterSeconds).toBeGreaterThan(86_000);
     expect(await verify(secret, { cost: 0 })).toMatchObject({ code: 'VALID', position: null });
     expect(await verify(secret)).toMatchObject({ code: 'VALID', quotas: [{ remaining: 7 }, { remaining: 0 }] });
@@ -100,7 +136,10 @@ describe('verification', () => {
   it('answers a repeated request id as the first time and consumes nothing', async () => {
     const { secret } = await ledger.newKey({ quotas: { total: 5 } });
     const first = await verify(secret, { requestId: 'order-1', cost: 2 });
-    const [second, third] = await Promise.all([verify(secret, { requestId: 'order-1', cost: 2 }), verify(secret, { requestId: 'order-1', cost: 2 })]);
+    const [second, third] = await Promise.all([
+      verify(secret, { requestId: 'order-1', cost: 2 }),
+      verify(secret, { requestId: 'order-1', cost: 2 }),
+    ]);
     expect(second).toEqual(first);
     expect(third).toEqual(first);
     expect(await verify(secret)).toMatchObject({ quotas: [{ remaining: 2 }] });
@@ -109,7 +148,9 @@ describe('verification', () => {
   it('takes the same request id, sent many times at once to two servers, as one request', async () => {
     const other = await openTestLedger({ on: ledger });
     const { secret } = await ledger.newKey({ quotas: { total: 100 } });
-    const answers = await Promise.all(Array.from({ length: 40 }, (_, index) => (index % 2 === 0 ? ledger : other).verify(secret, { requestId: 'at-once' })));
+    const answers = await Promise.all(
+      Array.from({ length: 40 }, (_, index) => (index % 2 === 0 ? ledger : other).verify(secret, { requestId: 'at-once' })),
+    );
     expect(new Set(answers.map((answer) => (answer.kind === 'answer' ? answer.position : null))).size).toBe(1);
     expect(await verify(secret)).toMatchObject({ quotas: [{ remaining: 98 }] });
     await other.close();
@@ -117,7 +158,8 @@ describe('verification', () => {
 
   it('refuses callers by their token: unknown, revoked, without the permission', async () => {
     const { secret } = await ledger.newKey();
-    const issue = async (input: object) => done(await ledger.tokens.create(ledger.owner, { organizationId: ledger.organization.id, name: 'gateway', ...input }));
+    const issue = async (input: object) =>
+      done(await ledger.tokens.create(ledger.owner, { organizationId: ledger.organization.id, name: 'gateway', ...input }));
     const gateway = await issue({ permissions: ['keys:verify'] });
     const reporter = await issue({ permissions: ['usage:write'] });
     const owner = await issue({ memberId: ledger.owner.memberId });
@@ -149,7 +191,10 @@ describe('verification', () => {
     const { secret } = await ledger.newKey();
     const lost = await ledger.newKey();
     const fresh = { id: 'p2', key: randomBytes(32) };
-    const rotated = await openTestLedger({ on: ledger, peppers: createPeppers([fresh, { id: 'p1', key: ledger.peppers.current.key.export() }]) });
+    const rotated = await openTestLedger({
+      on: ledger,
+      peppers: createPeppers([fresh, { id: 'p1', key: ledger.peppers.current.key.export() }]),
+    });
     expect(await rotated.verify(secret)).toMatchObject({ code: 'VALID' });
     expect(await rotated.verify(secret)).toMatchObject({ code: 'VALID' });
     await rotated.close();
@@ -160,7 +205,11 @@ describe('verification', () => {
     const { encodeBase62Uint32 } = await import('../../src/lib/base62.ts');
     expect(await bereft.verify(wrong + encodeBase62Uint32(crc32(wrong)))).toMatchObject({ code: 'INVALID_KEY' });
     expect(await bereft.verify(lost.secret)).toMatchObject({ code: 'VALID' });
-    const pepper = await ledger.db.selectFrom('key_verifiers').select('pepper_id').where('lookup_id', '=', lost.secret.slice(8, 24)).executeTakeFirst();
+    const pepper = await ledger.db
+      .selectFrom('key_verifiers')
+      .select('pepper_id')
+      .where('lookup_id', '=', lost.secret.slice(8, 24))
+      .executeTakeFirst();
     expect(pepper).toEqual({ pepper_id: 'p2' });
     await bereft.close();
   });

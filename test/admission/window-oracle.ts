@@ -1,5 +1,13 @@
 /** The limits that are held against a window, as the contract states them, independently of how the product keeps them. */
-export type WindowRule = 'key_minute' | 'key_tokens' | 'total' | 'daily' | 'weekly' | 'monthly' | 'organization_second' | 'organization_minute';
+export type WindowRule =
+  | 'key_minute'
+  | 'key_tokens'
+  | 'total'
+  | 'daily'
+  | 'weekly'
+  | 'monthly'
+  | 'organization_second'
+  | 'organization_minute';
 
 export type Caps = Partial<Readonly<Record<WindowRule, number>>>;
 
@@ -56,7 +64,10 @@ export function oracleFaults(history: History): readonly string[] {
 function overruns({ answered, charged, keyCaps, organizationCaps }: History): readonly string[] {
   const faults: string[] = [];
   const granted = answered.filter((one) => one.refusedBy === null).sort((a, b) => a.recordedAtUs - b.recordedAtUs);
-  for (const [scope, capsByNumber] of [['key', keyCaps], ['organization', organizationCaps]] as const) {
+  for (const [scope, capsByNumber] of [
+    ['key', keyCaps],
+    ['organization', organizationCaps],
+  ] as const) {
     for (const [number, caps] of capsByNumber) {
       const own = granted.filter((one) => one[scope] === number);
       for (const rule of RULES) {
@@ -66,10 +77,17 @@ function overruns({ answered, charged, keyCaps, organizationCaps }: History): re
         let first = 0;
         own.forEach((one, index) => {
           used += one.cost;
-          for (let oldest = own[first]; oldest !== undefined && oldest.recordedAtUs <= one.recordedAtUs - WINDOWS[rule].lengthUs; oldest = own[++first]) used -= oldest.cost;
+          for (
+            let oldest = own[first];
+            oldest !== undefined && oldest.recordedAtUs <= one.recordedAtUs - WINDOWS[rule].lengthUs;
+            oldest = own[++first]
+          )
+            used -= oldest.cost;
           // Of requests of one moment only the last one sees them all.
           if (used > cap && own[index + 1]?.recordedAtUs !== one.recordedAtUs) {
-            faults.push(`${rule} of ${scope} ${number}: ${used} of ${cap} in the window that ends at ${one.recordedAtUs} (position ${one.position})`);
+            faults.push(
+              `${rule} of ${scope} ${number}: ${used} of ${cap} in the window that ends at ${one.recordedAtUs} (position ${one.position})`,
+            );
           }
         });
       }
@@ -77,8 +95,15 @@ function overruns({ answered, charged, keyCaps, organizationCaps }: History): re
       if (tokenCap === undefined) continue;
       const charges = charged.filter((charge) => charge.key === number);
       for (const one of own) {
-        const before = sum(charges, (charge) => (charge.position < one.position && charge.atUs <= one.recordedAtUs && charge.atUs > one.recordedAtUs - 60 * SECOND_US ? charge.tokens : 0));
-        if (before >= tokenCap) faults.push(`key_tokens of key ${number}: granted at position ${one.position} with ${before} of ${tokenCap} tokens in the minute before`);
+        const before = sum(charges, (charge) =>
+          charge.position < one.position && charge.atUs <= one.recordedAtUs && charge.atUs > one.recordedAtUs - 60 * SECOND_US
+            ? charge.tokens
+            : 0,
+        );
+        if (before >= tokenCap)
+          faults.push(
+            `key_tokens of key ${number}: granted at position ${one.position} with ${before} of ${tokenCap} tokens in the minute before`,
+          );
       }
     }
   }
@@ -100,14 +125,17 @@ function needlessRefusals({ answered, charged, keyCaps, organizationCaps }: Hist
     const since = refused.recordedAtUs - lengthUs - slackUs;
     const used =
       rule === 'key_tokens'
-        ? sum(charged, (charge) => (charge.key === refused.key && charge.atUs > since ? charge.tokens : 0))
+        ? sum(charged, (charge) =>
+            charge.key === refused.key && charge.position < refused.position && charge.atUs > since ? charge.tokens : 0,
+          )
         : sum(answered, (other) => {
             if (other.refusedBy !== null || other[scope] !== refused[scope] || other.recordedAtUs <= since) return 0;
             const atOnce = other.startMs < refused.endMs && other.endMs > refused.startMs;
             return other.position < refused.position || atOnce ? other.cost : 0;
           });
     const needed = rule === 'key_tokens' ? 1 : refused.cost;
-    if (used + needed <= cap) faults.push(`${rule} refused position ${refused.position} (cost ${refused.cost}) with ${used} of ${cap} used`);
+    if (used + needed <= cap)
+      faults.push(`${rule} refused position ${refused.position} (cost ${refused.cost}) with ${used} of ${cap} used`);
   }
   return faults;
 }

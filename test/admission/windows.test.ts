@@ -4,7 +4,19 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { asAdmin } from '../support/database.ts';
 import { done, openTestLedger, type TestLedger } from '../support/ledger.ts';
 
-const ITEM = { keyId: null, at: null, endpoint: 'GET /', status: 200, durationMs: 5, ip: null, credits: null, costMicros: null, tokensIn: null, tokensOut: null, model: null };
+const ITEM = {
+  keyId: null,
+  at: null,
+  endpoint: 'GET /',
+  status: 200,
+  durationMs: 5,
+  ip: null,
+  credits: null,
+  costMicros: null,
+  tokensIn: null,
+  tokensOut: null,
+  model: null,
+};
 
 describe('the windows of a key', () => {
   let ledger: TestLedger;
@@ -13,11 +25,12 @@ describe('the windows of a key', () => {
   });
   afterAll(() => ledger.close());
 
-  const numberOf = async (keyId: string) => (await ledger.db.selectFrom('api_keys').select('number').where('id', '=', keyId).executeTakeFirstOrThrow()).number;
-  const check = async (keyId: string, repair = false) => {
-    const { rows } = await sql<{ kept: string; expected: string; found: string }>`SELECT * FROM check_windows(${await numberOf(keyId)}, ${repair})`.execute(ledger.db);
-    return rows;
-  };
+  const numberOf = async (keyId: string) =>
+    (await ledger.db.selectFrom('api_keys').select('number').where('id', '=', keyId).executeTakeFirstOrThrow()).number;
+  const check = async (keyId: string) =>
+    (await sql<{ kept: string }>`SELECT * FROM window_differences(${await numberOf(keyId)})`.execute(ledger.db)).rows;
+  const repair = async (keyId: string) =>
+    (await sql<{ mended: boolean }>`SELECT repair_windows(${await numberOf(keyId)}) AS mended`.execute(ledger.db)).rows[0]?.mended;
 
   it('equal its usage events, verified, reported late and settled', async () => {
     const { keyId, secret } = await ledger.newKey({ limits: { tokensPerMinute: 1000 } });
@@ -40,9 +53,14 @@ describe('the windows of a key', () => {
   it('are found out where they differ from the log, and repaired', async () => {
     const { keyId, secret } = await ledger.newKey();
     await ledger.verify(secret);
-    await asAdmin((admin) => admin.query('UPDATE keyledger.key_windows SET total = total + 5, quarter_count = 0'), ledger.testDatabase.name);
-    expect((await check(keyId, true)).map((finding) => finding.kept).sort()).toEqual(['quarters', 'total']);
+    await asAdmin(
+      (admin) => admin.query('UPDATE keyledger.key_windows SET total = total + 5, quarter_count = 0'),
+      ledger.testDatabase.name,
+    );
+    expect((await check(keyId)).map((finding) => finding.kept).sort()).toEqual(['quarters', 'total']);
+    expect(await repair(keyId)).toBe(true);
     expect(await check(keyId)).toEqual([]);
+    expect(await repair(keyId)).toBe(false);
   });
 
   it('refuse by tokens once they are settled, until they have left the minute', async () => {
@@ -62,23 +80,50 @@ describe('the windows of a key', () => {
     done(await ledger.keys.update(ledger.owner, { id: keyId, quotas: { total: null, daily: 6, weekly: null, monthly: null } }));
     expect(await ledger.verify(secret)).toMatchObject({ code: 'VALID', quotas: [{ window: 'DAILY', limit: 6, remaining: 0 }] });
     expect(await ledger.verify(secret)).toMatchObject({ code: 'QUOTA_EXCEEDED' });
-    done(await ledger.keys.update(ledger.owner, { id: keyId, limits: { requestsPerMinute: 3, tokensPerMinute: null }, quotas: { total: null, daily: null, weekly: null, monthly: null } }));
+    done(
+      await ledger.keys.update(ledger.owner, {
+        id: keyId,
+        limits: { requestsPerMinute: 3, tokensPerMinute: null },
+        quotas: { total: null, daily: null, weekly: null, monthly: null },
+      }),
+    );
     expect(await ledger.verify(secret)).toMatchObject({ code: 'RATE_LIMITED', refusedBy: { limit: 'key_minute' } });
   });
 
   it('of an organization cap all its keys together, and a refusal there consumes nothing of the key', async () => {
     const capped = await ledger.newOrganization('Capped');
-    done(await ledger.organizations.changePlan(null, { organizationId: capped.id, plan: 'ENTERPRISE', caps: { requestsPerSecond: null, requestsPerMinute: 5 } }));
+    done(
+      await ledger.organizations.changePlan(null, {
+        organizationId: capped.id,
+        plan: 'ENTERPRISE',
+        caps: { requestsPerSecond: null, requestsPerMinute: 5 },
+      }),
+    );
     const keys = await Promise.all([1, 2].map(() => ledger.newKey({ quotas: { total: 100 } }, capped.owner)));
-    const answers = await Promise.all(Array.from({ length: 12 }, (_, index) => ledger.verify(keys[index % 2]?.secret ?? '', {}, capped.id)));
+    const answers = await Promise.all(
+      Array.from({ length: 12 }, (_, index) => ledger.verify(keys[index % 2]?.secret ?? '', {}, capped.id)),
+    );
     expect(answers.filter((answer) => answer.kind === 'answer' && answer.code === 'VALID')).toHaveLength(5);
-    expect(answers.find((answer) => answer.kind === 'answer' && answer.code !== 'VALID')).toMatchObject({ code: 'RATE_LIMITED', refusedBy: { limit: 'organization_minute' } });
-    const spent = await sql<{ spent: bigint }>`SELECT sum(total)::bigint AS spent FROM key_windows w JOIN api_keys k ON k.number = w.key WHERE k.organization_id = ${capped.id}`.execute(ledger.db);
+    expect(answers.find((answer) => answer.kind === 'answer' && answer.code !== 'VALID')).toMatchObject({
+      code: 'RATE_LIMITED',
+      refusedBy: { limit: 'organization_minute' },
+    });
+    const spent = await sql<{
+      spent: bigint;
+    }>`SELECT sum(total)::bigint AS spent FROM key_windows w JOIN api_keys k ON k.number = w.key WHERE k.organization_id = ${capped.id}`.execute(
+      ledger.db,
+    );
     expect(spent.rows).toEqual([{ spent: 5n }]);
     done(await ledger.organizations.changePlan(null, { organizationId: capped.id, plan: 'ENTERPRISE' }));
     for (let use = 0; use < 3; use++) expect(await ledger.verify(keys[0]?.secret ?? '', {}, capped.id)).toMatchObject({ code: 'VALID' });
     // A new cap counts what the last minute used while there was none: 5 and 3.
-    done(await ledger.organizations.changePlan(null, { organizationId: capped.id, plan: 'ENTERPRISE', caps: { requestsPerSecond: null, requestsPerMinute: 9 } }));
+    done(
+      await ledger.organizations.changePlan(null, {
+        organizationId: capped.id,
+        plan: 'ENTERPRISE',
+        caps: { requestsPerSecond: null, requestsPerMinute: 9 },
+      }),
+    );
     expect(await ledger.verify(keys[1]?.secret ?? '', {}, capped.id)).toMatchObject({ code: 'VALID' });
     expect(await ledger.verify(keys[1]?.secret ?? '', {}, capped.id)).toMatchObject({ code: 'RATE_LIMITED' });
     done(await ledger.organizations.changePlan(null, { organizationId: capped.id, plan: 'ENTERPRISE' }));

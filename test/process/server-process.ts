@@ -97,7 +97,7 @@ export async function endProcess(server: ServerProcess): Promise<void> {
   server.signal('SIGTERM');
   const late = sleep(20_000, 'late' as const, { ref: false });
   if ((await Promise.race([server.ended.catch(() => null), late])) !== 'late') return;
-  for (const pid of tree.reverse()) if (await isAlive(pid)) process.kill(pid, 'SIGKILL');
+  for (const pid of tree.toReversed()) if (await isAlive(pid)) process.kill(pid, 'SIGKILL');
 }
 
 /** The postmaster of a data directory, while it runs. */

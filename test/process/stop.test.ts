@@ -73,14 +73,14 @@ async function openSocket(url: string, organizationId: string) {
   });
   client.subscribe({ query: 'subscription ($id: ID!) { ledgerEvents(organizationId: $id) { position } }', variables: { id: organizationId } }, { next: () => undefined, error: () => undefined, complete: () => undefined });
   await opened.promise;
-  return closed.promise;
+  return { closed: closed.promise };
 }
 
 async function openEvents(url: string, organizationId: string) {
   const body = JSON.stringify({ query: 'subscription ($id: ID!) { ledgerEvents(organizationId: $id) { position } }', variables: { id: organizationId } });
   const answer = await fetch(`${url}/graphql`, { method: 'POST', headers: { ...HEADERS, accept: 'text/event-stream' }, body });
   expect(answer.status).toBe(200);
-  return answer.text().catch((error: unknown) => error);
+  return { ended: answer.text().then(() => 'whole', () => 'cut off') };
 }
 
 test.each([
@@ -92,14 +92,14 @@ test.each([
   const { server, url } = await start();
   const organizationId = await organizationOf(url);
   const socket = await openSocket(url, organizationId);
-  const events = openEvents(url, organizationId);
+  const events = await openEvents(url, organizationId);
   const request = await beginVerification(url);
   await sleep(100); // until its first bytes are read; it would be refused otherwise, which the test would see
   const tree = await processTree(server.pid);
   expect(tree.length).toBeGreaterThan(5);
 
   interrupt(server);
-  expect((await socket).code).toBe(1001);
+  expect((await socket.closed).code).toBe(1001);
   await expect.poll(() => fetch(`${url}/readyz`).then(() => 'answers', () => 'refused'), { timeout: 5000 }).toBe('refused');
   expect(await survivors([server.pid])).toEqual([server.pid]);
   const answer = await request.finish();
@@ -107,7 +107,7 @@ test.each([
   expect(answer).toContain('"code":"INVALID_KEY"');
 
   expect(await server.ended).toBe(0);
-  await events;
+  expect(await events.ended).toBe('whole');
   expect(await survivors(tree)).toEqual([]);
   expect(server.stderr()).toBe('');
   expect(server.stdout()).toMatch(/\nkeyledger is stopping\.\n$/);

@@ -1,0 +1,82 @@
+import { sql, type Kysely } from 'kysely';
+
+import type { Tables } from '../../src/postgres/tables.ts';
+
+type Row = {
+  readonly key: number;
+  readonly total: bigint;
+  readonly second_bucket: bigint;
+  readonly second_count: bigint;
+  readonly minute_closed: bigint;
+  readonly token_count: bigint;
+  readonly token_closed: bigint;
+  readonly half_hour_bucket: number;
+  readonly half_hour_count: bigint;
+  readonly day_closed: bigint;
+  readonly quarter_bucket: number;
+  readonly quarter_count: bigint;
+  readonly week_closed: bigint;
+  readonly month_closed: bigint;
+  readonly seconds: readonly bigint[];
+  readonly tokens: readonly bigint[];
+  readonly half_hours: readonly bigint[];
+  readonly quarters: readonly bigint[];
+};
+type Used = { readonly key: number; readonly epoch: number; readonly credits: bigint; readonly tokens: bigint };
+
+const LAST_SECOND_OF_MINUTE = 60;
+const HALF_HOURS_OF_DAY = 48;
+const QUARTERS_OF_WEEK = 28;
+const QUARTERS_OF_MONTH = 120;
+
+/** Differences between the windows of keys, each as of its own last moment, and what their usage events add up to; computed here from the events alone. */
+export async function windowFaults(db: Kysely<Tables>): Promise<readonly string[]> {
+  const { rows } = await sql<Row>`SELECT * FROM key_windows JOIN key_window_buckets USING (key) ORDER BY key`.execute(db);
+  const { rows: used } = await sql<Used>`
+    SELECT key, extract(epoch FROM least(occurred_at, recorded_at))::float8 AS epoch, credits::bigint AS credits, coalesce(tokens_in, 0) + coalesce(tokens_out, 0) AS tokens
+    FROM usage_events`.execute(db);
+  const usedByKey = Map.groupBy(used, (one) => one.key);
+  return rows.flatMap((row) => faultsOf(row, usedByKey.get(row.key) ?? []).map((fault) => `key ${row.key}: ${fault}`));
+}
+
+function faultsOf(row: Row, used: readonly Used[]): readonly string[] {
+  /** Amounts by sub-bucket, the current one first, then those before it. */
+  const spread = (bucket: number, widthSeconds: number, length: number, amount: (one: Used) => bigint): readonly bigint[] => {
+    const counts = new Array<bigint>(length + 1).fill(0n);
+    for (const one of used) {
+      const age = bucket - Math.floor(one.epoch / widthSeconds);
+      if (age >= 0 && age <= length) counts[age] = (counts[age] ?? 0n) + amount(one);
+    }
+    return counts;
+  };
+  const credits = (one: Used): bigint => one.credits;
+  const seconds = spread(Number(row.second_bucket), 1, LAST_SECOND_OF_MINUTE, credits);
+  const tokens = spread(Number(row.second_bucket), 1, LAST_SECOND_OF_MINUTE, (one) => one.tokens);
+  const halfHours = spread(row.half_hour_bucket, 1800, HALF_HOURS_OF_DAY, credits);
+  const quarters = spread(row.quarter_bucket, 21_600, QUARTERS_OF_MONTH, credits);
+  const faults: string[] = [];
+  const compare = (name: string, kept: readonly bigint[], expected: readonly bigint[]): void => {
+    const padded = expected.map((_, index) => kept[index] ?? 0n);
+    if (padded.join() !== expected.join() || kept.length > expected.length)
+      faults.push(`${name} are ${trimmed(kept)}, the log says ${trimmed(expected)}`);
+  };
+  compare('total', [row.total], [total(used.map(credits))]);
+  compare('seconds', [row.second_count, ...row.seconds], seconds);
+  compare('tokens', [row.token_count, ...row.tokens], tokens);
+  compare('half hours', [row.half_hour_count, ...row.half_hours], halfHours);
+  compare('quarters of days', [row.quarter_count, ...row.quarters], quarters);
+  compare(
+    'sums of closed sub-buckets',
+    [row.minute_closed, row.token_closed, row.day_closed, row.week_closed, row.month_closed],
+    [seconds, tokens, halfHours, quarters.slice(0, QUARTERS_OF_WEEK + 1), quarters].map((counts) => total(counts.slice(1))),
+  );
+  return faults;
+}
+
+function total(counts: readonly bigint[]): bigint {
+  return counts.reduce((sum, count) => sum + count, 0n);
+}
+
+function trimmed(counts: readonly bigint[]): string {
+  return counts.join(' ').replace(/( 0)+$/, ' …');
+}
