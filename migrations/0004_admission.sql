@@ -306,7 +306,8 @@ BEGIN
     JOIN key_windows w ON w.key = v.key
     WHERE w.second_bucket < present_second);
   IF cardinality(behind) > 0 THEN
-    PERFORM 1 FROM key_windows WHERE key = ANY (behind) ORDER BY key FOR NO KEY UPDATE;
+    -- All rows of the batch, not only those that are behind: the UPDATE takes the others afterwards, and another batch could hold one of them and wait for one of these.
+    PERFORM 1 FROM key_windows WHERE key = ANY (ARRAY(SELECT v.key FROM key_verifiers v WHERE v.lookup_id = ANY (p_lookup_id))) ORDER BY key FOR NO KEY UPDATE;
     PERFORM advance_windows(behind, present);
   END IF;
 
@@ -325,7 +326,8 @@ BEGIN
   ),
   checked AS MATERIALIZED (
     SELECT r.ordinal, r.cost, r.ip, r.endpoint, r.request_id, r.secret_hash, c.organization, c.per_second, c.per_minute AS organization_per_minute, q.position AS answered_position, q.answer AS answered,
-      k.number AS key, k.version, NOT v.current AS outdated,
+      -- Whoever lacks the secret, or asks for another organization, gets no trace into a key and learns nothing of it, a blocked address included.
+      CASE WHEN v.mac = r.mac AND v.pepper_id = p_pepper_id AND k.organization_id = c.organization_id THEN k.number END AS key, k.version, NOT v.current AS outdated,
       k.quota_total, k.quota_daily, k.quota_weekly, k.quota_monthly, k.requests_per_minute, k.tokens_per_minute,
       CASE
         WHEN c.code <> 0 THEN c.code

@@ -1,6 +1,7 @@
 import { pino } from 'pino';
 
 import { ConfigError, readConfig, type Config } from './config.ts';
+import { errorForLog } from './lib/error-for-log.ts';
 import { UnsafeDatabase } from './postgres/boot-checks.ts';
 import { NoConnection } from './postgres/connection-failure.ts';
 import { PostgresStartFailure } from './postgres/embedded-process.ts';
@@ -21,7 +22,7 @@ export async function serve(env: NodeJS.ProcessEnv, io: Io): Promise<number> {
     return 1;
   }
   // Lines for people go to standard output, the log in JSON to standard error.
-  const logger = pino({ level: config.logLevel }, pino.destination({ dest: 2, sync: true }));
+  const logger = pino({ level: config.logLevel, serializers: { err: (error: unknown) => errorForLog(error) } }, pino.destination({ dest: 2, sync: true }));
   const stopping = new AbortController();
   const asked = Promise.withResolvers<string>();
   const onSignal = (name: NodeJS.Signals): void => {

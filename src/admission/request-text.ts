@@ -1,6 +1,7 @@
 import { z } from 'zod';
 
 import { normalizeIp } from '../lib/ip-address.ts';
+import { withoutCredentials } from '../lib/without-credentials.ts';
 
 // The parts that a question and a report of usage have in common. What is left out and what is null mean the same: GraphQL sends null for an absent variable.
 
@@ -36,7 +37,7 @@ export function objectFault(
 ): z.core.$ZodErrorMap<z.core.$ZodIssueInvalidType<unknown> | z.core.$ZodIssueUnrecognizedKeys> {
   return (issue) => {
     if (issue.code !== 'unrecognized_keys') return `give ${what} as a JSON object`;
-    const names = issue.keys.slice(0, 5).map((key) => JSON.stringify(key.slice(0, 64)));
+    const names = issue.keys.slice(0, 5).map((key) => JSON.stringify(withoutCredentials(key).slice(0, 64)));
     return `${names.join(', ')} ${names.length === 1 ? 'is no field' : 'are no fields'} of ${what}; it takes ${known.join(', ')}`;
   };
 }

@@ -34,7 +34,7 @@ const ipAllowlist = z
     z.string().transform((text, context) => {
       const range = parseRange(text);
       if (range !== null) return range;
-      context.addIssue({ code: 'custom', message: `'${text.slice(0, 60)}' is no address or CIDR range; write 203.0.113.0/24 or 2001:db8::/32` });
+      context.addIssue({ code: 'custom', message: 'give an address or a CIDR range, such as 203.0.113.0/24 or 2001:db8::/32' });
       return z.NEVER;
     }),
   )

@@ -6,6 +6,7 @@ import type { Logger } from 'pino';
 import { AdmissionUnavailableError } from '../admission/admission.ts';
 import { ForbiddenError } from '../commands/authorization.ts';
 import { ContentionError, KeyOperationLimitError } from '../ledger/run-command.ts';
+import { withoutCredentials } from '../lib/without-credentials.ts';
 import { UsagePeriodError } from '../projections/usage-period.ts';
 
 /** `extensions.code` of a top-level error. */
@@ -28,7 +29,7 @@ export function topLevelError(code: TopLevelCode, message: string, extensions: R
 }
 
 export function badUserInput(message: string): GraphQLError {
-  return topLevelError('BAD_USER_INPUT', message);
+  return topLevelError('BAD_USER_INPUT', withoutCredentials(message));
 }
 
 /** Nobody is logged in, or with credentials that are no good: then `status` 401 refuses the whole request. */
@@ -78,16 +79,21 @@ function fromKnown(cause: unknown): GraphQLError | null {
   return null;
 }
 
-/** Errors of graphql-js itself (syntax, validation, variables) carry no code: the fault is the client's. */
+/**
+ * Errors of graphql-js itself (syntax, validation, variables) carry no code: the fault is the client's. So it is where Yoga can't read the body, whose error brings
+ * along the parser's own message with a piece of that body.
+ */
 export function fromGraphql(cause: GraphQLError, error: unknown = cause): GraphQLError {
-  if (typeof cause.extensions['code'] === 'string') return located(cause, error);
+  const { originalError: _, ...extensions } = cause.extensions;
+  if (typeof extensions['code'] === 'string' && extensions['code'] !== 'BAD_REQUEST') return located(cause, error);
   const requestError = cause.path === undefined;
-  const http = requestError && cause.extensions['http'] === undefined ? { http: { status: 400, spec: true } } : {};
-  return located(withExtensions(cause, { ...cause.extensions, ...http, code: 'BAD_USER_INPUT' }), error);
+  const http = requestError && extensions['http'] === undefined ? { http: { status: 400, spec: true } } : {};
+  return located(withExtensions(cause, { ...extensions, ...http, code: 'BAD_USER_INPUT' }), error);
 }
 
 function withExtensions(error: GraphQLError, extensions: Readonly<Record<string, unknown>>): GraphQLError {
-  return new GraphQLError(error.message, { ...placeOf(error), extensions: { ...extensions } });
+  // graphql-js quotes names and values of the document in its messages.
+  return new GraphQLError(withoutCredentials(error.message), { ...placeOf(error), extensions: { ...extensions } });
 }
 
 /** Keeps message and extensions of one error and takes the place in the document from the other. */

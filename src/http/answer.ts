@@ -8,6 +8,8 @@ import type { Exchange } from './exchange.ts';
 
 const RETRY_AFTER_SECONDS = 1;
 
+export type AnswerHeaders = Readonly<Record<string, string | number>>;
+
 /**
  * Sends an answer whole and counts it. Every answer forbids caches to keep it, since almost all carry a decision or a state of the moment, and browsers to guess its type.
  * Does nothing where the client is gone.
@@ -16,7 +18,7 @@ export function answer(
   { response, route, startedMs, scope }: Exchange,
   status: number,
   body: string,
-  headers?: Readonly<Record<string, string | number>>,
+  headers?: AnswerHeaders,
 ): void {
   if (response.headersSent || response.destroyed) return;
   response.writeHead(status, {
@@ -38,7 +40,7 @@ export function refuse(
   exchange: Exchange,
   code: RequestRefusalCode,
   detail?: string,
-  headers?: Readonly<Record<string, string | number>>,
+  headers?: AnswerHeaders,
   place?: RefusalPlace,
 ): void {
   const { httpStatus, message } = REQUEST_REFUSALS[code];
@@ -49,24 +51,27 @@ export function errorBody(code: RequestRefusalCode, message: string, place: Refu
   return JSON.stringify({ error: { code, message, ...place } });
 }
 
-const FIXED_HEADERS: { readonly [Code in RequestRefusalCode]?: Readonly<Record<string, string | number>> } = {
+const FIXED_HEADERS: { readonly [Code in RequestRefusalCode]?: AnswerHeaders } = {
   UNAUTHENTICATED: { 'www-authenticate': 'Bearer' },
   SERVICE_UNAVAILABLE: { 'retry-after': RETRY_AFTER_SECONDS },
 };
 
-/** Answers what a route threw: a failure that was to be expected by its code, any other by 500 with an id under which the log has it. Never a stack or a statement. */
-export function refuseError(exchange: Exchange, error: unknown): void {
+/**
+ * Answers what a route threw: a failure that was to be expected by its code, any other by 500 with an id under which the log has it. Never a stack or a statement. `tell`: for routes whose refusals
+ * have a form of their own.
+ */
+export function refuseError(exchange: Exchange, error: unknown, tell: typeof refuse = refuse): void {
   const { logger, reportOutage } = exchange.scope;
-  if (error instanceof ForbiddenError) return refuse(exchange, 'FORBIDDEN', error.message);
+  if (error instanceof ForbiddenError) return tell(exchange, 'FORBIDDEN', error.message);
   if (error instanceof AdmissionUnavailableError) {
     reportOutage(error, exchange.route);
-    return refuse(exchange, 'SERVICE_UNAVAILABLE', error.message, { 'retry-after': error.retryAfterSeconds });
+    return tell(exchange, 'SERVICE_UNAVAILABLE', error.message, { 'retry-after': error.retryAfterSeconds });
   }
   if (isDatabaseUnavailable(error)) {
     reportOutage(error, exchange.route);
-    return refuse(exchange, 'SERVICE_UNAVAILABLE');
+    return tell(exchange, 'SERVICE_UNAVAILABLE', undefined, FIXED_HEADERS.SERVICE_UNAVAILABLE);
   }
   const errorId = randomUUID();
   logger.error({ err: error, errorId, route: exchange.route }, 'a request failed');
-  refuse(exchange, 'INTERNAL_SERVER_ERROR', `${REQUEST_REFUSALS.INTERNAL_SERVER_ERROR.message}. The server's log has it under ${errorId}.`);
+  tell(exchange, 'INTERNAL_SERVER_ERROR', `${REQUEST_REFUSALS.INTERNAL_SERVER_ERROR.message}. The server's log has it under ${errorId}.`);
 }

@@ -9,15 +9,24 @@ import { normalizeIp } from '../lib/ip-address.ts';
  * what stands left of it, the client may have written itself. `trustedProxies`: CIDRs.
  */
 export function createClientAddress(trustedProxies: readonly string[]): (request: IncomingMessage) => string | null {
+  const forwarded = createForwardedAddress(trustedProxies);
+  return (request) => forwarded(request) ?? peerAddress(request);
+}
+
+/**
+ * The same where the direct peer is a gateway and never the client itself: null unless that is a trusted proxy and tells an address. A gateway's own address must not be blocked, or let in, for what its clients do.
+ */
+export function createForwardedAddress(trustedProxies: readonly string[]): (request: IncomingMessage) => string | null {
   const ranges = trustedProxies.map((cidr) => ipaddr.parseCIDR(cidr));
   const trusted = (address: string): boolean => {
     const parsed = ipaddr.parse(address);
     return ranges.some(([network, bits]) => network.kind() === parsed.kind() && parsed.match(network, bits));
   };
   return (request) => {
-    // A zone names the interface that the peer came in by and is no part of what we compare.
-    let address = normalizeIp(request.socket.remoteAddress?.replace(/%.*$/, '') ?? '');
-    if (address === null || ranges.length === 0 || !trusted(address)) return address;
+    if (ranges.length === 0) return null;
+    const peer = peerAddress(request);
+    if (peer === null || !trusted(peer)) return null;
+    let address: string | null = null;
     const hops = String(request.headers['x-forwarded-for'] ?? '').split(',');
     for (const hop of hops.reverse()) {
       const next = normalizeIp(withoutPort(hop.trim()));
@@ -27,6 +36,11 @@ export function createClientAddress(trustedProxies: readonly string[]): (request
     }
     return address;
   };
+}
+
+/** A zone names the interface that the peer came in by and is no part of what we compare. */
+function peerAddress(request: IncomingMessage): string | null {
+  return normalizeIp(request.socket.remoteAddress?.replace(/%.*$/, '') ?? '');
 }
 
 /** Some proxies write `192.0.2.1:4711` and `[2001:db8::1]:4711`. */

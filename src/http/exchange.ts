@@ -22,9 +22,9 @@ export type HttpScope = {
   isDraining(): boolean;
 };
 
-/** A path and method, and what answers there. `name` is its label in metrics. A promise that rejects is answered as {@link refuseError} says. */
+/** A path and method, and what answers there. A path that ends in `/*` stands for all below it; `ANY` is each method that no other route of the path has. `name` is its label in metrics. A promise that rejects is answered as {@link refuseError} says. */
 export type Route = {
-  readonly method: 'GET' | 'POST';
+  readonly method: 'GET' | 'POST' | 'ANY';
   readonly path: string;
   readonly name: string;
   handle(exchange: Exchange): void | Promise<void>;

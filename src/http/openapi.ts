@@ -7,6 +7,7 @@ import { REQUEST_REFUSALS, VERIFICATION_REFUSALS, type RequestRefusalCode } from
 import type { JsonValue } from '../lib/canonical-json.ts';
 import { errorSchema, livenessSchema, readinessSchema, usageAnswerSchema, verifyAnswerSchema } from './answer-schemas.ts';
 import { JSON_TYPE, NDJSON_TYPES } from './media-type.ts';
+import { forwardAuthPaths, FORWARD_AUTH_SCHEMES } from './openapi-forward-auth.ts';
 import { EXAMPLES } from './openapi-examples.ts';
 
 type Json = { readonly [name: string]: JsonValue };
@@ -26,6 +27,7 @@ export function openApiDocument(): Json {
       '/v1/verify': { post: verifyOperation() },
       '/v1/verify/batch': { post: verifyBatchOperation() },
       '/v1/usage': { post: usageOperation() },
+      ...forwardAuthPaths(),
       '/livez': { get: openOperation('livez', 'Does the process answer?', { '200': json('It does.', 'Liveness', EXAMPLES.liveness) }) },
       '/readyz': {
         get: openOperation('readyz', 'Can this server do its work now?', {
@@ -47,6 +49,7 @@ export function openApiDocument(): Json {
     components: {
       securitySchemes: {
         accessToken: { type: 'http', scheme: 'bearer', description: 'An access token of the organization, or a JWT of its OIDC provider.' },
+        ...FORWARD_AUTH_SCHEMES,
       },
       schemas: {
         VerifyRequest: jsonSchema(verifyInputSchema),
@@ -112,7 +115,7 @@ function verifyBatchOperation(): Json {
     security: [{ accessToken: [] }],
     requestBody: {
       required: true,
-      content: { [JSON_TYPE]: { schema: jsonSchema(verifyBatchSchema), examples: named({ two: { requests: [EXAMPLES.verifyRequest, EXAMPLES.verifyRequest] } }) } },
+      content: { [JSON_TYPE]: { schema: jsonSchema(verifyBatchSchema), examples: named({ requests: [EXAMPLES.verifyRequest, EXAMPLES.verifyRequest] }) } },
     },
     responses: {
       '200': { description: 'The answers, in the order of the questions.', content: { [JSON_TYPE]: { schema: answers } } },

@@ -7,7 +7,7 @@ import type { Exchange, HttpScope, Route } from './exchange.ts';
 const NO_ROUTE = 'none';
 
 /**
- * Finds the route of a request by path and method: two look-ups, with nothing made but the exchange. HEAD is answered as GET (Node leaves the body out). Unknown paths are 404, other methods 405 with Allow.
+ * Finds the route of a request by path and method: two look-ups, with nothing made but the exchange. What they don't find is looked for among the routes of any method and of all paths below one. HEAD is answered as GET (Node leaves the body out). Unknown paths are 404, other methods 405 with Allow.
  */
 export function createRouter(
   routes: readonly Route[],
@@ -21,6 +21,13 @@ export function createRouter(
     if (route.method === 'GET') methods.set('HEAD', route);
     byPath.set(route.path, methods);
   }
+  const below = routes.filter(({ path }) => path.endsWith('/*')).map((route) => ({ prefix: route.path.slice(0, -1), route }));
+
+  function broad(path: string, methods: Map<string, Route> | undefined, method: string | undefined): Route | undefined {
+    const ofAnyMethod = methods?.get('ANY');
+    if (ofAnyMethod !== undefined) return ofAnyMethod;
+    return below.find(({ prefix, route }) => path.startsWith(prefix) && (route.method === 'ANY' || route.method === method))?.route;
+  }
 
   function lost(request: IncomingMessage, response: ServerResponse, methods: Map<string, Route> | undefined): void {
     const exchange: Exchange = { request, response, route: NO_ROUTE, startedMs: performance.now(), scope };
@@ -31,7 +38,7 @@ export function createRouter(
 
   return (request, response, path) => {
     const methods = byPath.get(path);
-    const route = methods?.get(request.method ?? '');
+    const route = methods?.get(request.method ?? '') ?? broad(path, methods, request.method);
     if (route === undefined) return lost(request, response, methods);
     const exchange: Exchange = { request, response, route: route.name, startedMs: performance.now(), scope };
     try {

@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 
+import { withoutCredentials } from '../lib/without-credentials.ts';
 import { answerBrokenRequest } from './broken-request.ts';
 import { createClientAddress } from './client-address.ts';
 import type { HttpScope, Route } from './exchange.ts';
@@ -85,7 +86,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     });
   }
 
-  /** Path without query, and no header: neither may bring a secret into the log. */
+  /** Path without query, and no header: neither may bring a secret into the log, and nor may a path that holds one by mistake. */
   function logWhenAnswered(request: IncomingMessage, response: ServerResponse, path: string): void {
     const startedMs = performance.now();
     response.once('close', () => {
@@ -94,7 +95,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
         {
           requestId: sentRequestId(request),
           method: request.method,
-          path,
+          path: withoutCredentials(path),
           status: response.statusCode,
           durationMs,
           client: clientAddress(request),

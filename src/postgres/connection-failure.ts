@@ -2,6 +2,9 @@ import type { Secret } from '../lib/secret.ts';
 import { SERVER_ROLE } from './client-config.ts';
 import { isDatabaseUnavailable } from './database-unavailable.ts';
 
+/** What pg says, without a code, when it is asked for a password and was given none. */
+const NO_PASSWORD = /client password must be a (?:non-empty )?string/;
+
 /** The database of a URL can't be worked with; the message is {@link explainConnectionFailure}'s. */
 export class NoConnection extends Error {
   override readonly name = 'NoConnection';
@@ -12,7 +15,7 @@ export async function explainingFailure<Result>(url: Secret, work: () => Promise
   try {
     return await work();
   } catch (cause) {
-    const ofPostgres = cause instanceof Error && ('code' in cause || isDatabaseUnavailable(cause));
+    const ofPostgres = cause instanceof Error && ('code' in cause || NO_PASSWORD.test(cause.message) || isDatabaseUnavailable(cause));
     throw ofPostgres ? new NoConnection(explainConnectionFailure(cause, url), { cause }) : cause;
   }
 }
@@ -60,6 +63,7 @@ export function explainConnectionFailure(error: unknown, url: Secret): string {
         ? `${at}: ${login} can't work as ${SERVER_ROLE}; migrate first (npm run migrate), then have an administrator run: GRANT ${SERVER_ROLE} TO ${quoted(login)};`
         : `${at} refused ${login} the database ${database} (${message}): have an administrator run: GRANT CONNECT ON DATABASE ${quoted(database)} TO ${quoted(login)};`;
     default:
+      if (NO_PASSWORD.test(message)) return `${at} asks ${login} for a password, and the database URL has none: add it.`;
       if (/timeout|timed out/i.test(message))
         return `${at} did not answer in time: check host and port of the database URL, and what lies between.`;
       if (/does not support SSL/i.test(message))

@@ -1,6 +1,11 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+
 import pg from 'pg';
 
 import { GuardedClient } from './guarded-client.ts';
+
+/** A backend that is busy past its welcome must not keep the process. */
+const CLOSE_DEADLINE_MS = 2000;
 
 type Borrowed = (error: Error | undefined, client: pg.PoolClient | undefined, done: (release?: Error | boolean) => void) => void;
 
@@ -11,6 +16,25 @@ export class GuardedPool extends pg.Pool {
     this.on('error', onError);
     // The URL holds the password: whoever prints a pool must not see it.
     Object.defineProperty(this.options, 'connectionString', { value: config.connectionString, enumerable: false });
+    this.on('connect', () => this.#open++);
+    this.on('remove', () => {
+      this.#open--;
+      if (this.#open === 0) this.#allGone?.resolve();
+    });
+  }
+
+  #open = 0;
+  #allGone: PromiseWithResolvers<void> | undefined;
+
+  /**
+   * Ends every connection and waits until each is closed: `end()` alone resolves when the farewells are on their way, and a Postgres that is stopped right
+   * after it would still say so to each of them, as an error.
+   */
+  async endAll(): Promise<void> {
+    await this.end();
+    if (this.#open === 0) return;
+    this.#allGone = Promise.withResolvers();
+    await Promise.race([this.#allGone.promise, sleep(CLOSE_DEADLINE_MS, undefined, { ref: false })]);
   }
 
   override connect(): Promise<pg.PoolClient>;

@@ -39,8 +39,8 @@ export async function migrate(options: MigrateOptions): Promise<{ readonly appli
     clientConfig({ connectionString: options.ownerUrl, applicationName: 'keyledger migrate', role: null, statementTimeoutMs: 0 }),
   );
   client.on('error', () => undefined);
-  await client.connect();
   try {
+    await client.connect();
     await assertDurableSettings(client);
     // Held by the session, not by a transaction: it spans them all, and goes with the connection.
     await client.query("SET lock_timeout = '10min'");

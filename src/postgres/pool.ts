@@ -29,7 +29,7 @@ export function openDatabase(options: DatabaseOptions): Database {
   };
   const kysely = new Kysely<Tables>({ dialect: new PostgresDialect({ pool, controlClient }) });
   let closing: Promise<void> | undefined;
-  return { pool, kysely, close: () => (closing ??= pool.end()) };
+  return { pool, kysely, close: () => (closing ??= pool.endAll()) };
 }
 
 /**

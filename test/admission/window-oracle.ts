@@ -55,7 +55,7 @@ export type History = {
 
 /**
  * Everything in a history that breaks the promise: a window (t-W, t] ending at a granted request that holds more than its cap; and a refusal at a moment at which the rule it
- * names had room even when everything of one sub-bucket more is counted, and everything that was asked for at the same time and granted.
+ * names had room even when everything of one sub-bucket more is counted, and everything that was asked for at the same time and took room.
  */
 export function oracleFaults(history: History): readonly string[] {
   return [...overruns(history), ...needlessRefusals(history)];
@@ -129,9 +129,11 @@ function needlessRefusals({ answered, charged, keyCaps, organizationCaps }: Hist
             charge.key === refused.key && charge.position < refused.position && charge.atUs > since ? charge.tokens : 0,
           )
         : sum(answered, (other) => {
-            if (other.refusedBy !== null || other[scope] !== refused[scope] || other.recordedAtUs <= since) return 0;
+            if (other[scope] !== refused[scope] || other.recordedAtUs <= since) return 0;
             const atOnce = other.startMs < refused.endMs && other.endMs > refused.startMs;
-            return other.position < refused.position || atOnce ? other.cost : 0;
+            if (other.refusedBy === null) return other.position < refused.position || atOnce ? other.cost : 0;
+            // What its organization had room for and its key refused holds that room until the batch is decided.
+            return atOnce && scope === 'organization' && !other.refusedBy.startsWith('organization') ? other.cost : 0;
           });
     const needed = rule === 'key_tokens' ? 1 : refused.cost;
     if (used + needed <= cap)

@@ -53,6 +53,7 @@ export async function openDataPlane(options: DataPlaneOptions = {}) {
     database,
     metrics,
     maxUsageBodyBytes: options.maxUsageBodyBytes ?? 4 * 1024 * 1024,
+    trustedProxies: options.trustedProxies ?? [],
     projectorLag: options.projectorLag ?? (() => Promise.resolve(0)),
     maxProjectorLag: 1000,
   });

@@ -50,7 +50,17 @@ describe('/openapi.json', () => {
 
   it('is OpenAPI 3.1 with an operation for each path that is served, and refers to nothing that is not there', async () => {
     expect(served['openapi']).toBe('3.1.0');
-    expect(Object.keys(served['paths'] as Node)).toEqual(['/v1/verify', '/v1/usage', '/livez', '/readyz', '/metrics', '/openapi.json']);
+    expect(Object.keys(served['paths'] as Node)).toEqual([
+      '/v1/verify',
+      '/v1/verify/batch',
+      '/v1/usage',
+      '/v1/forward-auth',
+      '/v1/forward-auth/{target}',
+      '/livez',
+      '/readyz',
+      '/metrics',
+      '/openapi.json',
+    ]);
     for (const [path, operations] of Object.entries(served['paths'] as Record<string, Readonly<Record<string, Node>>>)) {
       for (const [method, operation] of Object.entries(operations)) {
         const { status } = await plane.ask(path, { method: method.toUpperCase() });

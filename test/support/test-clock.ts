@@ -24,15 +24,22 @@ export async function installTestClock(database: TestDatabase): Promise<TestCloc
     GRANT SELECT ON keyledger.test_clock TO keyledger_server;
     CREATE OR REPLACE FUNCTION keyledger.ledger_now() RETURNS timestamptz LANGUAGE sql VOLATILE
       AS 'SELECT coalesce(stopped, clock_timestamp()) + ahead FROM keyledger.test_clock'`);
+  // A pg client takes one statement at a time.
+  let last: Promise<unknown> = Promise.resolve();
+  function inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
+    const turn = last.then(work, work);
+    last = turn;
+    return turn;
+  }
   return {
     async advance(ms) {
-      await owner.query(`UPDATE test_clock SET ahead = ahead + make_interval(secs => $1)`, [ms / 1000]);
+      await inTurn(() => owner.query(`UPDATE test_clock SET ahead = ahead + make_interval(secs => $1)`, [ms / 1000]));
     },
     async stopAt(at) {
-      await owner.query(`UPDATE test_clock SET stopped = $1, ahead = '0'`, [at]);
+      await inTurn(() => owner.query(`UPDATE test_clock SET stopped = $1, ahead = '0'`, [at]));
     },
     async now() {
-      const { rows } = await owner.query<{ now: Date }>('SELECT ledger_now() AS now');
+      const { rows } = await inTurn(() => owner.query<{ now: Date }>('SELECT ledger_now() AS now'));
       const now = rows[0]?.now;
       if (now === undefined) throw new Error('the test clock told no time');
       return now;

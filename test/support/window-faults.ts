@@ -39,10 +39,32 @@ export async function windowFaults(db: Kysely<Tables>): Promise<readonly string[
   return rows.flatMap((row) => faultsOf(row, usedByKey.get(row.key) ?? []).map((fault) => `key ${row.key}: ${fault}`));
 }
 
+/** Differences between the windows of organizations and what the log says of the time that they cover. */
+export async function organizationWindowFaults(db: Kysely<Tables>): Promise<readonly string[]> {
+  const { rows } = await sql<{ organization: number; kept: string; logged: string }>`
+    WITH used AS (
+      SELECT organization, floor(extract(epoch FROM recorded_at) * 20)::bigint AS tick, floor(extract(epoch FROM recorded_at))::bigint AS second, credits FROM usage_events
+    ),
+    compared AS (
+      SELECT w.organization,
+        json_build_array(w.tick_count, w.second_closed, sum_of(w.ticks), w.second_count, w.minute_closed, sum_of(w.seconds))::text AS kept,
+        json_build_array(l.tick_count, l.second_closed, l.second_closed, l.second_count, l.minute_closed, l.minute_closed)::text AS logged
+      FROM organization_windows w CROSS JOIN LATERAL (
+        SELECT coalesce(sum(credits) FILTER (WHERE tick = w.tick_bucket), 0) AS tick_count,
+          coalesce(sum(credits) FILTER (WHERE tick BETWEEN w.tick_bucket - 20 AND w.tick_bucket - 1), 0) AS second_closed,
+          coalesce(sum(credits) FILTER (WHERE second = w.second_bucket), 0) AS second_count,
+          coalesce(sum(credits) FILTER (WHERE second BETWEEN w.second_bucket - 60 AND w.second_bucket - 1), 0) AS minute_closed
+        FROM used u WHERE u.organization = w.organization
+      ) AS l
+    )
+    SELECT * FROM compared WHERE kept <> logged`.execute(db);
+  return rows.map((row) => `organization ${row.organization} has ${row.kept}, the log says ${row.logged}`);
+}
+
 function faultsOf(row: Row, used: readonly Used[]): readonly string[] {
   /** Amounts by sub-bucket, the current one first, then those before it. */
   const spread = (bucket: number, widthSeconds: number, length: number, amount: (one: Used) => bigint): readonly bigint[] => {
-    const counts = new Array<bigint>(length + 1).fill(0n);
+    const counts = Array.from({ length: length + 1 }, () => 0n);
     for (const one of used) {
       const age = bucket - Math.floor(one.epoch / widthSeconds);
       if (age >= 0 && age <= length) counts[age] = (counts[age] ?? 0n) + amount(one);

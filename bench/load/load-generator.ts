@@ -1,0 +1,41 @@
+import { fork } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+
+import type { FromGenerator, LoadPlan, LoadResult } from './plan.ts';
+
+const GENERATOR = fileURLToPath(new URL('generator.ts', import.meta.url));
+
+export type LoadGenerator = {
+  readonly pid: number;
+  /** One plan at a time. `onPhase` hears when the measured time begins and ends. Rejects where the generator's process ends or the signal fires. */
+  run(plan: LoadPlan, onPhase: (phase: 'measuring' | 'measured') => void): Promise<LoadResult>;
+  close(): void;
+};
+
+/** Starts the process that makes the load, so that its work is never on the event loop of what is measured. */
+export function startLoadGenerator(signal: AbortSignal): LoadGenerator {
+  const child = fork(GENERATOR, [], { execArgv: [], stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+  const { pid } = child;
+  if (pid === undefined) throw new Error('the load generator did not start');
+  return {
+    pid,
+    run(plan, onPhase) {
+      const { promise, resolve, reject } = Promise.withResolvers<LoadResult>();
+      const onMessage = (message: FromGenerator): void => {
+        if (message.kind === 'done') resolve(message.result);
+        else onPhase(message.kind);
+      };
+      const onExit = (): void => reject(new Error('the load generator ended in the middle of a run'));
+      const onAbort = (): void => reject(signal.reason);
+      child.on('message', onMessage).once('exit', onExit);
+      signal.addEventListener('abort', onAbort, { once: true });
+      if (signal.aborted) onAbort();
+      else child.send(plan);
+      return promise.finally(() => {
+        child.off('message', onMessage).off('exit', onExit);
+        signal.removeEventListener('abort', onAbort);
+      });
+    },
+    close: () => void child.kill('SIGKILL'),
+  };
+}

@@ -1,0 +1,66 @@
+import type { VerifyAnswer } from '../admission/admission.ts';
+
+const MINUTE_SECONDS = 60;
+const DAY_SECONDS = 24 * 60 * MINUTE_SECONDS;
+/** `TOTAL` is for all time. */
+const WINDOW_SECONDS = { TOTAL: null, DAILY: DAY_SECONDS, WEEKLY: 7 * DAY_SECONDS, MONTHLY: 30 * DAY_SECONDS } as const;
+
+type Policy = {
+  readonly name: string;
+  readonly limit: number;
+  readonly remaining: number;
+  readonly windowSeconds: number | null;
+  /** Within these seconds the client can use no more than what remains; null where that is not known. */
+  readonly effectiveSeconds: number | null;
+};
+
+/**
+ * What the end client is told of its limits: `RateLimit-Policy` and `RateLimit` as draft-ietf-httpapi-ratelimit-headers-11 has them (structured fields, one item a limit: `key_minute`, `total`, `daily`, `weekly`,
+ * `monthly`), and X-RateLimit-Limit, -Remaining and -Reset (epoch seconds) for one of them: the one that refused where its numbers are known, otherwise requests per minute. Retry-After where waiting helps.
+ */
+export function rateLimitFields(verdict: VerifyAnswer, nowEpochSeconds: number): Record<string, string | number> {
+  const fields: Record<string, string | number> = {};
+  const retryAfterSeconds = verdict.refusedBy?.retryAfterSeconds ?? null;
+  if (retryAfterSeconds !== null) fields['retry-after'] = retryAfterSeconds;
+
+  const policies = policiesOf(verdict, nowEpochSeconds);
+  if (policies.length > 0) {
+    fields['ratelimit-policy'] = policies.map(({ name, limit, windowSeconds }) => item(name, { q: limit, w: windowSeconds })).join(', ');
+    fields['ratelimit'] = policies.map(({ name, remaining, effectiveSeconds }) => item(name, { r: remaining, t: effectiveSeconds })).join(', ');
+  }
+  const refusing = refusingPolicy(verdict);
+  const shown = policies.find(({ name }) => name === refusing) ?? policies.find(({ name }) => name === 'key_minute');
+  if (shown === undefined) return fields;
+  fields['x-ratelimit-limit'] = shown.limit;
+  fields['x-ratelimit-remaining'] = shown.remaining;
+  if (shown.name === 'key_minute' && verdict.rateLimit !== null) fields['x-ratelimit-reset'] = verdict.rateLimit.resetEpochSeconds;
+  else if (shown.effectiveSeconds !== null) fields['x-ratelimit-reset'] = nowEpochSeconds + shown.effectiveSeconds;
+  return fields;
+}
+
+function policiesOf({ rateLimit, quotas, refusedBy, ...verdict }: VerifyAnswer, nowEpochSeconds: number): readonly Policy[] {
+  const refusing = refusingPolicy({ refusedBy });
+  // Retry-After must not point before the end of an effective window (section 6), so a refusal has the window of the limit that refused alone.
+  const effective = (name: string, otherwise: number | null) => (refusing === null ? otherwise : name === refusing ? (refusedBy?.retryAfterSeconds ?? null) : null);
+  const policies: Policy[] = [];
+  if (rateLimit !== null) {
+    const untilReset = verdict.code === 'VALID' ? Math.max(0, rateLimit.resetEpochSeconds - nowEpochSeconds) : null;
+    policies.push({ name: 'key_minute', limit: rateLimit.limit, remaining: rateLimit.remaining, windowSeconds: MINUTE_SECONDS, effectiveSeconds: effective('key_minute', untilReset) });
+  }
+  for (const { window, limit, remaining } of quotas) {
+    const name = window.toLowerCase();
+    policies.push({ name, limit, remaining, windowSeconds: WINDOW_SECONDS[window], effectiveSeconds: effective(name, null) });
+  }
+  return policies;
+}
+
+function refusingPolicy({ refusedBy }: Pick<VerifyAnswer, 'refusedBy'>): string | null {
+  if (refusedBy === null) return null;
+  return 'quota' in refusedBy ? refusedBy.quota : refusedBy.limit;
+}
+
+/** An item of a structured field's list (RFC 9651): a string with integers as parameters. */
+function item(name: string, parameters: Readonly<Record<string, number | null>>): string {
+  const given = Object.entries(parameters).flatMap(([parameter, value]) => (value === null ? [] : [`;${parameter}=${value}`]));
+  return `"${name}"${given.join('')}`;
+}
