@@ -58,6 +58,13 @@ export function createBench(parts: Pick<Bench, 'options' | 'postgres' | 'generat
     keep,
     ledger: () => (ledger ??= newLedger('ledger', { keys: options.keys })),
     betterAuth: () => (betterAuth ??= startBetterAuth(postgres, { keys: options.keys, signal, onProgress: progress }).then(keep)),
-    keyledger: async (on) => keep(await startKeyledger(on, { profileDir, signal })),
+    keyledger: async (on) => keep(await startKeyledger({ env: withSessionOptions(on.env, options.sessionOptions) }, { profileDir, signal })),
   };
+}
+
+function withSessionOptions(env: LedgerDatabase['env'], sessionOptions: string | undefined): LedgerDatabase['env'] {
+  if (sessionOptions === undefined) return env;
+  const url = new URL(env['DATABASE_URL'] ?? '');
+  url.searchParams.set('options', sessionOptions);
+  return { ...env, DATABASE_URL: url.toString() };
 }

@@ -16,6 +16,8 @@ export type BenchOptions = {
   readonly directory: string | undefined;
   readonly cpuProf: boolean;
   readonly explain: boolean;
+  /** What the sessions of keyledger's servers are started with besides, to try a planner's setting out. */
+  readonly sessionOptions: string | undefined;
   readonly help: boolean;
 };
 
@@ -33,6 +35,7 @@ Measures the product on real processes over loopback; results go to bench/result
   --directory <path>  where the database lies; a disk, not memory (the system's temporary directory)
   --cpu-prof          writes V8 profiles of the server to bench/results/profiles/ and prints where its time goes
   --explain           samples the plans inside admit into bench/results/explain.log; figures of such a run don't count
+  --session-options=<s>  start options of keyledger's database sessions, to try something out: "-c enable_hashjoin=off"; not kept either
   --help`;
 
 /** Throws a TypeError or RangeError that says what is wrong with the arguments. */
@@ -51,6 +54,7 @@ export function parseOptions(args: readonly string[]): BenchOptions {
       directory: { type: 'string' },
       'cpu-prof': { type: 'boolean', default: false },
       explain: { type: 'boolean', default: false },
+      'session-options': { type: 'string' },
       help: { type: 'boolean', default: false },
     },
   });
@@ -72,6 +76,7 @@ export function parseOptions(args: readonly string[]): BenchOptions {
     directory: values.directory,
     cpuProf: values['cpu-prof'],
     explain: values.explain,
+    sessionOptions: values['session-options'],
     help: values.help,
   };
 }

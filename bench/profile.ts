@@ -11,14 +11,19 @@ type Profile = {
   readonly timeDeltas: readonly number[];
 };
 
-/** The functions in which most time was spent, themselves and without what they call: lines of `share  function  file:line`. Idle time is left out. */
+/** What runs for the first time when the first batch is decided or the first report recorded: what was before is the start of the server. */
+const FIRST_WORK = new Set(['decideBatch', 'recordUsage']);
+
+/** The functions in which most time was spent, themselves and without what they call: lines of `share  function  file:line`. Idle time and the start are left out. */
 export async function topFunctions(directory: string, count: number): Promise<readonly string[]> {
   const spent = new Map<string, number>();
   let total = 0;
   for (const name of (await readdir(directory)).filter((file) => file.endsWith('.cpuprofile'))) {
     const profile = JSON.parse(await readFile(join(directory, name), 'utf8')) as Profile;
     const frames = new Map(profile.nodes.map(({ id, callFrame }) => [id, callFrame]));
+    const first = profile.samples.findIndex((id) => FIRST_WORK.has(frames.get(id)?.functionName ?? ''));
     for (const [index, id] of profile.samples.entries()) {
+      if (index < first) continue;
       const frame = frames.get(id);
       const deltaUs = profile.timeDeltas[index] ?? 0;
       if (frame === undefined || frame.functionName === '(idle)' || frame.functionName === '(program)') continue;

@@ -63,6 +63,8 @@ async function run(options: BenchOptions, signal: AbortSignal): Promise<number> 
   } else if (options.cpuProf) {
     progress('the figures were not kept, a profile costs some of them; most time was spent in');
     for (const line of await topFunctions(PROFILES, SHOWN_FUNCTIONS)) console.log(line);
+  } else if (options.sessionOptions !== undefined) {
+    progress('the figures were not kept, the sessions were not as the product starts them');
   } else {
     await writeFile(join(RESULTS_DIRECTORY, 'latest.md'), renderResults(await writeResults(results, new Date())));
   }

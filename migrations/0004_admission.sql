@@ -260,6 +260,11 @@ BEGIN
   RETURN present;
 END $$;
 
+-- By this a presented secret is recognised without its being kept: it outlives the key, so it may not be what the key is verified by.
+CREATE FUNCTION trace_of(mac bytea) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT encode(substr(sha256(mac), 1, 12), 'hex')
+$$;
+
 -- The part of the network that one party is likely to hold: the address itself, or the /64 of an IPv6 address.
 CREATE FUNCTION party_of(address inet) RETURNS inet LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT CASE family(address) WHEN 6 THEN network(set_masklen(address, 64))::inet ELSE address END
@@ -268,7 +273,7 @@ $$;
 -- Decides a batch of verifications, consumes their limits and records them, in one transaction. Arrays run parallel, one element a request; so do the answer's.
 -- p_callers_*: the distinct callers, by token or, where the edge has authenticated them, by organization; p_caller points into them.
 -- Codes are those of src/domain/usage.ts; besides 100 caller unauthenticated, 101 caller forbidden, 102 the fast verifier was made with another pepper,
--- 103 the request id belongs to reported usage.
+-- 103 the request id belongs to reported usage, or to another key's request.
 -- Order of checks: caller; address blocked; key and secret; organization; state; expiry; environment; address and origin; permissions; the organization's second
 -- and minute; the key's minute and tokens; its quotas total, daily, weekly, monthly. Rules are numbered 1 key_minute, 2 key_tokens, 3 total, 4 daily, 5 weekly,
 -- 6 monthly, 7 organization_second, 8 organization_minute.
@@ -325,18 +330,20 @@ BEGIN
     LEFT JOIN organizations o ON o.id = coalesce(t.organization_id, c.organization_id)
   ),
   checked AS MATERIALIZED (
-    SELECT r.ordinal, r.cost, r.ip, r.endpoint, r.request_id, r.secret_hash, c.organization, c.per_second, c.per_minute AS organization_per_minute, q.position AS answered_position, q.answer AS answered,
+    SELECT r.ordinal, r.cost, r.ip, r.endpoint, r.request_id, r.secret_hash, c.organization, c.per_second, c.per_minute AS organization_per_minute, r.mac,
+      CASE WHEN s.same THEN q.position END AS answered_position, CASE WHEN s.same THEN q.answer END AS answered, q.position IS NOT NULL AND NOT s.same AS taken,
       -- Whoever lacks the secret, or asks for another organization, gets no trace into a key and learns nothing of it, a blocked address included.
       CASE WHEN v.mac = r.mac AND v.pepper_id = p_pepper_id AND k.organization_id = c.organization_id THEN k.number END AS key, k.version, NOT v.current AS outdated,
       k.quota_total, k.quota_daily, k.quota_weekly, k.quota_monthly, k.requests_per_minute, k.tokens_per_minute,
       CASE
         WHEN c.code <> 0 THEN c.code
-        WHEN q.position IS NOT NULL THEN CASE WHEN q.answer IS NULL THEN 103 ELSE 0 END
+        WHEN s.same THEN 0
         WHEN f.blocked_until > present THEN 8
         WHEN v.lookup_id IS NULL OR k.organization_id <> c.organization_id OR v.expires_at <= present THEN 1
         WHEN v.pepper_id <> p_pepper_id THEN 102
         -- Both sides are keyed MACs: what the time of this comparison tells about one says nothing about a secret.
         WHEN v.mac <> r.mac THEN 1
+        WHEN q.position IS NOT NULL THEN 103
         WHEN k.state <> 'active' OR k.archived THEN 2
         WHEN k.expires_at <= present THEN 3
         WHEN (r.environment = 'test') <> (k.type = 'TEST') THEN 5
@@ -350,6 +357,8 @@ BEGIN
       WITH ORDINALITY AS r (caller, lookup_id, mac, cost, permissions, environment, ip, origin, endpoint, request_id, secret_hash, ordinal)
     JOIN caller c ON c.ordinal = r.caller
     LEFT JOIN usage_requests q ON q.organization = c.organization AND q.request_id = r.request_id
+    -- Gateways pass on ids that end clients choose: an answer is repeated only to whoever presents the secret that it was given to.
+    CROSS JOIN LATERAL (SELECT q.position IS NOT NULL AND coalesce(q.answer ->> 'asked' = trace_of(r.mac), false) AS same) AS s
     LEFT JOIN key_verifiers v ON v.lookup_id = r.lookup_id
     LEFT JOIN api_keys k ON k.number = v.key
     LEFT JOIN address_failures f ON f.organization = c.organization AND f.address = party_of(r.ip)
@@ -370,7 +379,7 @@ BEGIN
     WHERE j.rule > 0
   ),
   asking AS (
-    SELECT c.key, array_agg(c.ordinal) AS ordinals, array_agg(c.cost::bigint) AS costs, sum(c.cost) + (min(c.cost) = 0)::integer AS cost,
+    SELECT c.key, array_agg(c.ordinal ORDER BY c.ordinal) AS ordinals, array_agg(c.cost::bigint ORDER BY c.ordinal) AS costs, sum(c.cost) + (min(c.cost) = 0)::integer AS cost,
       min(c.requests_per_minute) AS per_minute, min(c.tokens_per_minute) AS tokens, min(c.quota_total) AS total, min(c.quota_daily) AS daily,
       min(c.quota_weekly) AS weekly, min(c.quota_monthly) AS monthly
     FROM checked c
@@ -419,8 +428,8 @@ BEGIN
     SELECT c.*, j.rule, j.minute_left, j.token_left, j.total_left, j.day_left, j.week_left, j.month_left,
       (CASE WHEN j.rule IN (1, 2, 7, 8) THEN 11 WHEN j.rule > 2 THEN 10 ELSE c.code END)::smallint AS final,
       greatest(present, to_timestamp(j.second_bucket)) AS recorded_at,
-      c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102, 103) AND c.answered_position IS NULL AND c.cost > 0 AS recording,
-      count(*) FILTER (WHERE c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102, 103) AND c.answered_position IS NULL AND c.cost > 0)
+      c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102, 103) AND c.answered_position IS NULL AND NOT c.taken AND c.cost > 0 AS recording,
+      count(*) FILTER (WHERE c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102, 103) AND c.answered_position IS NULL AND NOT c.taken AND c.cost > 0)
         OVER (ORDER BY c.ordinal ROWS UNBOUNDED PRECEDING) AS nth
     FROM checked c LEFT JOIN judged j ON j.ordinal = c.ordinal
   ),
@@ -468,7 +477,7 @@ BEGIN
   remembered AS (
     INSERT INTO usage_requests (organization, request_id, position, recorded_at, answer)
     SELECT p.organization, p.request_id, p.position, p.recorded_at, json_build_object(
-      'at', p.recorded_at, 'code', p.final, 'rule', p.rule, 'outdated', p.outdated, 'minuteLeft', p.minute_left, 'totalLeft', p.total_left, 'dayLeft', p.day_left,
+      'asked', trace_of(p.mac), 'at', p.recorded_at, 'code', p.final, 'rule', p.rule, 'outdated', p.outdated, 'minuteLeft', p.minute_left, 'totalLeft', p.total_left, 'dayLeft', p.day_left,
       'weekLeft', p.week_left, 'monthLeft', p.month_left, 'retryAt', CASE WHEN p.rule > 0 THEN retry_at(p.key, p.organization, p.rule, greatest(p.cost, 1), p.cap) END,
       'key', (SELECT to_json(k) FROM api_keys k WHERE k.number = p.key))
     FROM placed p
@@ -702,4 +711,4 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON address_failures TO keyledger_server;
 GRANT SELECT, INSERT, DELETE ON usage_requests TO keyledger_server;
 GRANT SELECT, INSERT ON settlements TO keyledger_server;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA keyledger FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION close_buckets, sum_of, advance_windows, lock_windows, begin_organization_windows, lock_organization_windows, party_of, refusing_rules, granted_cost, room_at, retry_at, admit, add_buckets, spread, charge_windows, record_usage, logged_windows, padded, window_differences, repair_windows TO keyledger_server;
+GRANT EXECUTE ON FUNCTION close_buckets, sum_of, advance_windows, lock_windows, begin_organization_windows, lock_organization_windows, trace_of, party_of, refusing_rules, granted_cost, room_at, retry_at, admit, add_buckets, spread, charge_windows, record_usage, logged_windows, padded, window_differences, repair_windows TO keyledger_server;

@@ -6,7 +6,7 @@ import { UnsafeDatabase } from './postgres/boot-checks.ts';
 import { NoConnection } from './postgres/connection-failure.ts';
 import { PostgresStartFailure } from './postgres/embedded-process.ts';
 import { MigrationRefused } from './postgres/migrate.ts';
-import { startServer, type RunningServer } from './start-server.ts';
+import type { RunningServer } from './start-server.ts';
 
 /** Where the process speaks: lines for people on `out`, sentences about faults on `err`. */
 export type Io = { readonly out: (line: string) => void; readonly err: (line: string) => void };
@@ -22,7 +22,10 @@ export async function serve(env: NodeJS.ProcessEnv, io: Io): Promise<number> {
     return 1;
   }
   // Lines for people go to standard output, the log in JSON to standard error.
-  const logger = pino({ level: config.logLevel, serializers: { err: (error: unknown) => errorForLog(error) } }, pino.destination({ dest: 2, sync: true }));
+  const logger = pino(
+    { level: config.logLevel, serializers: { err: (error: unknown) => errorForLog(error) } },
+    pino.destination({ dest: 2, sync: true }),
+  );
   const stopping = new AbortController();
   const asked = Promise.withResolvers<string>();
   const onSignal = (name: NodeJS.Signals): void => {
@@ -31,6 +34,8 @@ export async function serve(env: NodeJS.ProcessEnv, io: Io): Promise<number> {
   };
   process.on('SIGINT', onSignal).on('SIGTERM', onSignal);
   try {
+    // Loaded here: settings that are wrong are told at once, and a signal is heard, before the second that the server's parts take.
+    const { startServer } = await import('./start-server.ts');
     const server = await startServer(config, { logger, signal: stopping.signal, onProgress: io.out });
     io.out(greeting(server));
     const failure = await Promise.race([asked.promise.then(() => null), server.failed]);
@@ -71,11 +76,19 @@ function greeting({ url, firstOwner }: RunningServer): string {
 
 /** One sentence for what can be foreseen; the stack only for what can't. */
 function explainStartFailure(error: unknown, config: Config): string {
-  if (error instanceof UnsafeDatabase || error instanceof MigrationRefused || error instanceof PostgresStartFailure || error instanceof NoConnection) return error.message;
+  if (
+    error instanceof UnsafeDatabase ||
+    error instanceof MigrationRefused ||
+    error instanceof PostgresStartFailure ||
+    error instanceof NoConnection
+  )
+    return error.message;
   const code = codeOf(error);
   if (code === 'EADDRINUSE') return `Port ${config.port} on ${config.host} is in use; stop what listens there, or set PORT to another one.`;
-  if (code === 'EACCES' && syscallOf(error) === 'listen') return `Port ${config.port} may not be used by this user; set PORT to one above 1023.`;
-  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return `HOST ${config.host} is no address of this machine; set HOST to one that is, such as 127.0.0.1.`;
+  if (code === 'EACCES' && syscallOf(error) === 'listen')
+    return `Port ${config.port} may not be used by this user; set PORT to one above 1023.`;
+  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND')
+    return `HOST ${config.host} is no address of this machine; set HOST to one that is, such as 127.0.0.1.`;
   return error instanceof Error ? error.message : String(error);
 }
 
@@ -88,5 +101,8 @@ function syscallOf(error: unknown): unknown {
 }
 
 if (import.meta.main) {
-  process.exitCode = await serve(process.env, { out: (line) => process.stdout.write(`${line}\n`), err: (line) => process.stderr.write(`${line}\n`) });
+  process.exitCode = await serve(process.env, {
+    out: (line) => process.stdout.write(`${line}\n`),
+    err: (line) => process.stderr.write(`${line}\n`),
+  });
 }

@@ -141,7 +141,16 @@ export async function startServer(config: Config, { logger, signal, onProgress }
   const http = createHttpServer({
     host: config.host,
     port: config.port,
-    routes: httpRoutes({ admission, authenticate, database, metrics, maxUsageBodyBytes: config.maxUsageBodyBytes, trustedProxies: config.trustedProxies, projectorLag, maxProjectorLag: MAX_PROJECTOR_LAG }),
+    routes: httpRoutes({
+      admission,
+      authenticate,
+      database,
+      metrics,
+      maxUsageBodyBytes: config.maxUsageBodyBytes,
+      trustedProxies: config.trustedProxies,
+      projectorLag,
+      maxProjectorLag: MAX_PROJECTOR_LAG,
+    }),
     graphql,
     logger,
     metrics,

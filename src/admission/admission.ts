@@ -82,7 +82,7 @@ export type UsageOutcome =
   /** The whole batch is refused; nothing was recorded. */
   | { readonly kind: 'bad-item'; readonly index: number; readonly message: string };
 
-/** The token is unknown, expired or revoked; or lacks `keys:verify`; or the request id belongs to usage that was reported without a verification. */
+/** The token is unknown, expired or revoked; or lacks `keys:verify`; or the request id belongs to reported usage or to a request with another key. */
 export type CallerRefused = { readonly kind: 'unauthenticated' } | { readonly kind: 'forbidden' } | { readonly kind: 'request-id-taken' };
 
 /** The database could not be asked, or not in time: the answer is 503, never "valid". */

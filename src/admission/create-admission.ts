@@ -30,7 +30,6 @@ const SECOND_MS = 1000;
 /** A second server's batch with the same request id, or a deadlock's victim: again, so often. */
 const ATTEMPTS = 5;
 const CACHED_KEYS = 100_000;
-const NO_MAC = Buffer.alloc(32);
 const INVALID_KEY = codeNumber('INVALID_KEY');
 
 export type AdmissionOptions = {
@@ -119,7 +118,7 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
   return {
     async verify(caller: VerifyCaller, request: VerifyRequest): Promise<VerifyAnswer | CallerRefused> {
       const parsed = parseKey(request.key);
-      const asked: Asked = { caller, request, lookupId: parsed?.lookupId ?? '', mac: parsed === null ? NO_MAC : fastVerifier(peppers.current, request.key) };
+      const asked: Asked = { caller, request, lookupId: parsed?.lookupId ?? '', mac: fastVerifier(peppers.current, request.key) };
       let verdict = await decide(asked);
       if (verdict.special !== null && 'pepperId' in verdict.special) {
         if ((await renewal.renew(asked, verdict.special)) === 'renewed') verdict = await decide(asked);

@@ -41,7 +41,7 @@ export const REQUEST_REFUSALS = {
   NOT_FOUND: { httpStatus: 404, message: 'There is nothing at this path' },
   METHOD_NOT_ALLOWED: { httpStatus: 405, message: 'This path does not take this method' },
   REQUEST_TIMEOUT: { httpStatus: 408, message: 'The request did not arrive in time' },
-  REQUEST_ID_TAKEN: { httpStatus: 409, message: 'Usage was reported under this request id without a verification; choose another one' },
+  REQUEST_ID_TAKEN: { httpStatus: 409, message: 'Another request has this id already; choose another one' },
   PAYLOAD_TOO_LARGE: { httpStatus: 413, message: 'The body is too large' },
   UNSUPPORTED_MEDIA_TYPE: { httpStatus: 415, message: 'The body has a type that this path does not take' },
   HEADERS_TOO_LARGE: { httpStatus: 431, message: 'The headers of the request are too large' },

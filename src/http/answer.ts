@@ -14,12 +14,7 @@ export type AnswerHeaders = Readonly<Record<string, string | number>>;
  * Sends an answer whole and counts it. Every answer forbids caches to keep it, since almost all carry a decision or a state of the moment, and browsers to guess its type.
  * Does nothing where the client is gone.
  */
-export function answer(
-  { response, route, startedMs, scope }: Exchange,
-  status: number,
-  body: string,
-  headers?: AnswerHeaders,
-): void {
+export function answer({ response, route, startedMs, scope }: Exchange, status: number, body: string, headers?: AnswerHeaders): void {
   if (response.headersSent || response.destroyed) return;
   response.writeHead(status, {
     'content-type': 'application/json; charset=utf-8',
@@ -36,13 +31,7 @@ export function answer(
 export type RefusalPlace = { readonly index?: number; readonly field?: string };
 
 /** Refuses with a code of the catalogue; `detail` says what was wrong and what would be right. */
-export function refuse(
-  exchange: Exchange,
-  code: RequestRefusalCode,
-  detail?: string,
-  headers?: AnswerHeaders,
-  place?: RefusalPlace,
-): void {
+export function refuse(exchange: Exchange, code: RequestRefusalCode, detail?: string, headers?: AnswerHeaders, place?: RefusalPlace): void {
   const { httpStatus, message } = REQUEST_REFUSALS[code];
   answer(exchange, httpStatus, errorBody(code, detail ?? `${message}.`, place), { ...FIXED_HEADERS[code], ...headers });
 }

@@ -42,8 +42,10 @@ export function readForwardAuth(request: IncomingMessage, ip: string | null): Fo
 
   // A gateway that passes the end client's query on as its own would let the client choose its cost. (Caddy does, where `uri` has no `?`.)
   const isClients = query !== '' && uris.some((uri) => queryOf(uri) === query);
-  if (isExact && isClients) return misconfigured("the end client's query arrived as the gateway's own; end the path with '?' (Caddy: 'uri /v1/forward-auth?')");
-  if (!isExact && query !== '' && uris.length > 0 && !isClients) return misconfigured(`options are read from the query of ${FORWARD_AUTH_PATH} alone; leave out what follows in the path`);
+  if (isExact && isClients)
+    return misconfigured("the end client's query arrived as the gateway's own; end the path with '?' (Caddy: 'uri /v1/forward-auth?')");
+  if (!isExact && query !== '' && uris.length > 0 && !isClients)
+    return misconfigured(`options are read from the query of ${FORWARD_AUTH_PATH} alone; leave out what follows in the path`);
 
   const [token = '', ...afterToken] = (header(request, 'x-gateway-token') ?? '').split(' ');
   const options = readOptions(new URLSearchParams([...afterToken, isExact ? query : ''].join('&')));
@@ -52,13 +54,19 @@ export function readForwardAuth(request: IncomingMessage, ip: string | null): Fo
 
   const endpoint = endpointOf(request, isExact ? undefined : path.slice(FORWARD_AUTH_PATH.length), uris);
   const origin = header(request, 'origin')?.slice(0, MAX_ORIGIN_LENGTH) ?? null;
-  return { kind: 'question', token, dialect, request: { key: presentedKey(request), permissions, cost, environment, endpoint, ip, origin, requestId: null } };
+  return {
+    kind: 'question',
+    token,
+    dialect,
+    request: { key: presentedKey(request), permissions, cost, environment, endpoint, ip, origin, requestId: null },
+  };
 }
 
 function readOptions(given: URLSearchParams) {
   for (const name of given.keys()) {
     // Not which: it may be a secret in the wrong place.
-    if (name !== 'permissions' && !SINGLE.includes(name)) return misconfigured(`it gives an option that is not known; there are permissions, ${SINGLE.join(', ')}`);
+    if (name !== 'permissions' && !SINGLE.includes(name))
+      return misconfigured(`it gives an option that is not known; there are permissions, ${SINGLE.join(', ')}`);
   }
   const twice = SINGLE.find((name) => given.getAll(name).length > 1);
   if (twice !== undefined) return misconfigured(`'${twice}' is given twice`);
@@ -107,7 +115,9 @@ function agreed(told: readonly (string | null)[]): string | null {
 function pathOfUri(uri: string): string | null {
   const path = /^(?:[a-z][a-z0-9+.-]*:\/\/[^/?#]*)?([^?#]*)/i.exec(uri)?.[1] ?? '';
   if (path !== '' && !path.startsWith('/')) return null;
-  return path === '' ? '/' : path.replace(/[^\x21-\x7e]/g, (character) => `%${character.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`);
+  return path === ''
+    ? '/'
+    : path.replace(/[^\x21-\x7e]/g, (character) => `%${character.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`);
 }
 
 function queryOf(uri: string): string {

@@ -130,7 +130,12 @@ function challenge(request: IncomingMessage, { httpStatus, code, message }: Veri
 
 /** X-Auth-Code and X-Auth-Message are for gateways that make the end client's answer themselves. */
 function tellError(exchange: Exchange, status: number, code: string, message: string, headers: AnswerHeaders = {}): void {
-  answer(exchange, status, JSON.stringify({ error: message }), { 'x-auth-code': code, 'x-auth-status': status, 'x-auth-message': headerText(message), ...headers });
+  answer(exchange, status, JSON.stringify({ error: message }), {
+    'x-auth-code': code,
+    'x-auth-status': status,
+    'x-auth-message': headerText(message),
+    ...headers,
+  });
 }
 
 function discardBody(request: IncomingMessage): void {

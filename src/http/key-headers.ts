@@ -4,7 +4,10 @@ import type { VerifiedKey } from '../admission/admission.ts';
  * What a gateway hands to the service behind it. All of them are sent each time, empty where there is nothing to say: some gateways copy only what an answer has, and would let the end client's own
  * header of that name through.
  */
-export function keyHeaders({ id, name, organizationId, permissions, profile, outdatedSecret }: VerifiedKey, requestId: string): Record<string, string> {
+export function keyHeaders(
+  { id, name, organizationId, permissions, profile, outdatedSecret }: VerifiedKey,
+  requestId: string,
+): Record<string, string> {
   return {
     'x-key-id': id,
     'x-key-name': headerText(name),

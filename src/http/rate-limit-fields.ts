@@ -26,7 +26,9 @@ export function rateLimitFields(verdict: VerifyAnswer, nowEpochSeconds: number):
   const policies = policiesOf(verdict, nowEpochSeconds);
   if (policies.length > 0) {
     fields['ratelimit-policy'] = policies.map(({ name, limit, windowSeconds }) => item(name, { q: limit, w: windowSeconds })).join(', ');
-    fields['ratelimit'] = policies.map(({ name, remaining, effectiveSeconds }) => item(name, { r: remaining, t: effectiveSeconds })).join(', ');
+    fields['ratelimit'] = policies
+      .map(({ name, remaining, effectiveSeconds }) => item(name, { r: remaining, t: effectiveSeconds }))
+      .join(', ');
   }
   const refusing = refusingPolicy(verdict);
   const shown = policies.find(({ name }) => name === refusing) ?? policies.find(({ name }) => name === 'key_minute');
@@ -41,11 +43,18 @@ export function rateLimitFields(verdict: VerifyAnswer, nowEpochSeconds: number):
 function policiesOf({ rateLimit, quotas, refusedBy, ...verdict }: VerifyAnswer, nowEpochSeconds: number): readonly Policy[] {
   const refusing = refusingPolicy({ refusedBy });
   // Retry-After must not point before the end of an effective window (section 6), so a refusal has the window of the limit that refused alone.
-  const effective = (name: string, otherwise: number | null) => (refusing === null ? otherwise : name === refusing ? (refusedBy?.retryAfterSeconds ?? null) : null);
+  const effective = (name: string, otherwise: number | null) =>
+    refusing === null ? otherwise : name === refusing ? (refusedBy?.retryAfterSeconds ?? null) : null;
   const policies: Policy[] = [];
   if (rateLimit !== null) {
     const untilReset = verdict.code === 'VALID' ? Math.max(0, rateLimit.resetEpochSeconds - nowEpochSeconds) : null;
-    policies.push({ name: 'key_minute', limit: rateLimit.limit, remaining: rateLimit.remaining, windowSeconds: MINUTE_SECONDS, effectiveSeconds: effective('key_minute', untilReset) });
+    policies.push({
+      name: 'key_minute',
+      limit: rateLimit.limit,
+      remaining: rateLimit.remaining,
+      windowSeconds: MINUTE_SECONDS,
+      effectiveSeconds: effective('key_minute', untilReset),
+    });
   }
   for (const { window, limit, remaining } of quotas) {
     const name = window.toLowerCase();

@@ -21,6 +21,12 @@ export async function choosePostgres(
   choice: PostgresChoice,
   options: { readonly onLog: (line: string) => void; readonly onUnexpectedExit: (reason: string) => void; readonly signal: AbortSignal },
 ): Promise<ChosenPostgres> {
-  if (choice.databaseUrl === undefined) return { kind: 'embedded', ...(await startEmbeddedPostgres({ dataDir: choice.dataDir, ...options })) };
-  return { kind: 'external', serverUrl: choice.databaseUrl, ownerUrl: choice.migrationDatabaseUrl ?? choice.databaseUrl, stop: () => Promise.resolve() };
+  if (choice.databaseUrl === undefined)
+    return { kind: 'embedded', ...(await startEmbeddedPostgres({ dataDir: choice.dataDir, ...options })) };
+  return {
+    kind: 'external',
+    serverUrl: choice.databaseUrl,
+    ownerUrl: choice.migrationDatabaseUrl ?? choice.databaseUrl,
+    stop: () => Promise.resolve(),
+  };
 }

@@ -7,7 +7,7 @@ import { organizationWindowFaults, windowFaults } from '../support/window-faults
 import { verifyReadThenWrite } from './read-then-write.ts';
 
 const ROUNDS = 20;
-const FEWER_ROUNDS = 8;
+const FEWER_ROUNDS = 5;
 const AT_ONCE = 300;
 const TWO_DAYS_MS = 2 * 24 * 3600 * 1000;
 

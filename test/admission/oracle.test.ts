@@ -20,7 +20,7 @@ const DAY_MS = 24 * HOUR_MS;
 /** Of the keys in an organization without caps, and of those in one with. */
 const UNCAPPED_KEYS: readonly [Caps, ...Caps[]] = [
   {},
-  { total: 900 },
+  { total: 400 },
   { daily: 60 },
   { weekly: 150 },
   { monthly: 300 },
@@ -206,7 +206,7 @@ describe('the exactness of limits under random traffic', () => {
     };
     const { history, seen, dry, logged, consumedByRefused, unlikeTheLog } = await drive(scene, {
       random,
-      requests: 6000,
+      requests: 4500,
       verify,
       settling: true,
       minCost: 0,

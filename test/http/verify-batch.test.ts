@@ -54,7 +54,14 @@ describe('POST /v1/verify/batch', () => {
       { key: d?.secret, endpoint: 'GET /x', ip: '203.0.113.7' },
     ]);
     expect(told.map(({ code }) => code)).toEqual(['VALID', 'INVALID_KEY', 'VALID', 'PERMISSION_DENIED', 'WRONG_ENVIRONMENT', 'VALID']);
-    expect(told.map(({ key }) => (key as { id: string } | null)?.id)).toEqual([c?.keyId, undefined, a?.keyId, undefined, undefined, d?.keyId]);
+    expect(told.map(({ key }) => (key as { id: string } | null)?.id)).toEqual([
+      c?.keyId,
+      undefined,
+      a?.keyId,
+      undefined,
+      undefined,
+      d?.keyId,
+    ]);
     for (const answer of told) expect(verifyAnswerSchema.safeParse(answer).error).toBeUndefined();
   });
 
@@ -69,7 +76,10 @@ describe('POST /v1/verify/batch', () => {
 
   it('charges a key that is asked about many times exactly, and never above its quota', async () => {
     const { keyId, secret } = await plane.ledger.newKey({ quotas: { total: 100, daily: 1000 } });
-    const [first, second] = await Promise.all([answers(Array.from({ length: 80 }, () => ({ key: secret }))), answers(Array.from({ length: 80 }, () => ({ key: secret })))]);
+    const [first, second] = await Promise.all([
+      answers(Array.from({ length: 80 }, () => ({ key: secret }))),
+      answers(Array.from({ length: 80 }, () => ({ key: secret }))),
+    ]);
     const codes = [...first, ...second].map(({ code }) => code);
     expect(codes.filter((code) => code === 'VALID')).toHaveLength(100);
     expect(codes.filter((code) => code === 'QUOTA_EXCEEDED')).toHaveLength(60);
@@ -81,11 +91,15 @@ describe('POST /v1/verify/batch', () => {
     expect(await recordedRequests(keyId)).toBe(160);
   });
 
-  it('charges each question its own cost, each decided by itself', async () => {
+  it('charges each question its own cost, and refuses none that would have fitted', async () => {
     const { secret } = await plane.ledger.newKey({ quotas: { total: 10 } });
-    const told = await answers([6, 5, 4, 1].map((cost) => ({ key: secret, cost })));
-    expect(told.map(({ code }) => code)).toEqual(['VALID', 'QUOTA_EXCEEDED', 'VALID', 'QUOTA_EXCEEDED']);
-    expect(await left(secret)).toMatchObject([{ remaining: 0 }]);
+    const costs = [6, 5, 4, 1];
+    const told = await answers(costs.map((cost) => ({ key: secret, cost })));
+    const charged = costs.filter((_, index) => told[index]?.code === 'VALID').reduce((sum, cost) => sum + cost, 0);
+    expect(await left(secret)).toMatchObject([{ remaining: 10 - charged }]);
+    const refused = costs.filter((_, index) => told[index]?.code === 'QUOTA_EXCEEDED');
+    expect(refused.length).toBeGreaterThan(0);
+    expect(Math.min(...refused)).toBeGreaterThan(10 - charged);
   });
 
   it('takes a request id that it has twice as one request', async () => {
@@ -100,14 +114,19 @@ describe('POST /v1/verify/batch', () => {
   it('tells in its place of a request id that is taken by reported usage, and decides the others', async () => {
     const reporter = await plane.newToken(['usage:write']);
     const { keyId, secret } = await plane.ledger.newKey();
-    await plane.post('/v1/usage', { requestId: 'batch-taken', keyId, endpoint: 'GET /', status: 200, durationMs: 1 }, { token: reporter.secret });
+    await plane.post(
+      '/v1/usage',
+      { requestId: 'batch-taken', keyId, endpoint: 'GET /', status: 200, durationMs: 1 },
+      { token: reporter.secret },
+    );
     const told = await answers([{ key: secret }, { key: secret, requestId: 'batch-taken' }, { key: secret }]);
     expect(told.map(({ code, error }) => code ?? error?.code)).toEqual(['VALID', 'REQUEST_ID_TAKEN', 'VALID']);
     expect(told[1]).toEqual({ error: { code: 'REQUEST_ID_TAKEN', message: textMatching(/\.$/) } });
   });
 
   it('counts each answer in the metrics', async () => {
-    const count = async () => Number(/^keyledger_verifications_total\{code="INVALID_KEY"\} (\d+)$/m.exec((await plane.ask('/metrics')).text)?.[1]);
+    const count = async () =>
+      Number(/^keyledger_verifications_total\{code="INVALID_KEY"\} (\d+)$/m.exec((await plane.ask('/metrics')).text)?.[1]);
     const before = await count();
     await answers([{ key: 'a' }, { key: 'b' }, { key: 'c' }]);
     expect((await count()) - before).toBe(3);
@@ -119,7 +138,10 @@ describe('a malformed batch', () => {
     const { keyId, secret } = await plane.ledger.newKey({ quotas: { total: 10 } });
     const good = { key: secret };
     const { status, body } = await batch([good, good, good, { key: secret, cost: -1 }, good]);
-    expect({ status, body }).toEqual({ status: 400, body: { error: { code: 'BAD_USER_INPUT', message: textMatching(/Nothing was decided\.$/), field: 'requests.3.cost' } } });
+    expect({ status, body }).toEqual({
+      status: 400,
+      body: { error: { code: 'BAD_USER_INPUT', message: textMatching(/Nothing was decided\.$/), field: 'requests.3.cost' } },
+    });
     expect(await left(secret)).toMatchObject([{ remaining: 10 }]);
     expect(await recordedRequests(keyId)).toBe(0);
   });
@@ -129,7 +151,11 @@ describe('a malformed batch', () => {
     ['an array', [{ key: 'sk_live_CANARY' }], /./],
     ['no questions', {}, /give 'requests', a list of questions/],
     ['an empty list', { requests: [] }, /one question at least/],
-    ['too many questions', { requests: Array.from({ length: MAX_VERIFY_BATCH + 1 }, () => ({ key: 'sk_live_CANARY' })) }, /1000 questions at most/],
+    [
+      'too many questions',
+      { requests: Array.from({ length: MAX_VERIFY_BATCH + 1 }, () => ({ key: 'sk_live_CANARY' })) },
+      /1000 questions at most/,
+    ],
     ['a field that is not known', { requests: [{ key: 'sk_live_CANARY' }], atomic: true }, /./],
     ['a question that is none', { requests: [{ key: 'sk_live_CANARY' }, 'sk_live_CANARY'] }, /./],
     ['a question with a field that is not known', { requests: [{ key: 'sk_live_CANARY', permission: 'x' }] }, /"permission" is no field/],
@@ -159,7 +185,10 @@ describe('a caller of batches', () => {
 
   it('without keys:verify is forbidden to ask', async () => {
     const { secret } = await plane.newToken(['usage:write']);
-    expect(await batch([{ key: 'x' }], secret)).toMatchObject({ status: 403, body: { error: { code: 'FORBIDDEN', message: textMatching("'keys:verify'") } } });
+    expect(await batch([{ key: 'x' }], secret)).toMatchObject({
+      status: 403,
+      body: { error: { code: 'FORBIDDEN', message: textMatching("'keys:verify'") } },
+    });
   });
 
   it('finds no key of another organization', async () => {

@@ -47,6 +47,7 @@ afterAll(async () => {
 /** Leaves of an output what does not change from one run to the next. */
 function normalised(text: string): string {
   return text
+    .replace(/^(?:applied \S+\n|…\n)+/, 'applied …\n') // the next migration is no reason to change the README
     .replaceAll(/\bklat_[0-9A-Za-z]{49}\b/g, '<token>')
     .replaceAll(/\b(sk|pk)_(live|test)_[0-9A-Za-z]{65}\b/g, '$1_$2_<secret>')
     .replaceAll(/\b(sk|pk)_(live|test)_[0-9A-Za-z]{4}\.\.\.[0-9A-Za-z]{4}\b/g, '$1_$2_<masked>')
@@ -110,5 +111,21 @@ test('what it links to in the repository is there, and it says how to test and u
 
 test('its glossary has the words of the domain, one line each', () => {
   const words = [...readme.matchAll(/^\| (\w+) \| .+ \|$/gm)].map(([, word]) => word);
-  expect(words).toEqual(['Word', 'key', 'secret', 'verifier', 'organization', 'member', 'actor', 'event', 'position', 'projection', 'window', 'quota', 'limit', 'refusal', 'settle']);
+  expect(words).toEqual([
+    'Word',
+    'key',
+    'secret',
+    'verifier',
+    'organization',
+    'member',
+    'actor',
+    'event',
+    'position',
+    'projection',
+    'window',
+    'quota',
+    'limit',
+    'refusal',
+    'settle',
+  ]);
 });

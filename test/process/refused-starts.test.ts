@@ -78,26 +78,49 @@ test('the control: with nothing wrong it starts on an external database', async 
 
 describe('settings', () => {
   test('all bad settings are told at once, a sentence each', async () => {
-    const [head, ...faults] = await refusal({ PORT: 'http', DATABASE_URL: 'mysql://root:hunter2@h/db', LOG_LEVEL: 'loud', BOOTSTRAP_TOKEN: 'short', SHUTDOWN_GRACE_SECONDS: '10s' });
+    const [head, ...faults] = await refusal({
+      PORT: 'http',
+      DATABASE_URL: 'mysql://root:hunter2@h/db',
+      LOG_LEVEL: 'loud',
+      BOOTSTRAP_TOKEN: 'short',
+      SHUTDOWN_GRACE_SECONDS: '10s',
+    });
     expect(head).toBe("6 settings can't be used:");
-    expect(faults.map((fault) => /^- ([A-Z_]+) .+\.$/.exec(fault)?.[1])).toEqual(['DATABASE_URL', 'BOOTSTRAP_TOKEN', 'KEY_PEPPERS', 'LOG_LEVEL', 'PORT', 'SHUTDOWN_GRACE_SECONDS']);
+    expect(faults.map((fault) => /^- ([A-Z_]+) .+\.$/.exec(fault)?.[1])).toEqual([
+      'DATABASE_URL',
+      'BOOTSTRAP_TOKEN',
+      'KEY_PEPPERS',
+      'LOG_LEVEL',
+      'PORT',
+      'SHUTDOWN_GRACE_SECONDS',
+    ]);
     expect(faults.join()).not.toContain('hunter2');
   });
 
   test('a database without peppers for it', async () => {
-    expect(await refusal({ DATABASE_URL: database.serverUrl.reveal() })).toEqual([expect.stringMatching(/^KEY_PEPPERS is not set but DATABASE_URL is; all servers of one database share it: .+\.$/)]);
+    expect(await refusal({ DATABASE_URL: database.serverUrl.reveal() })).toEqual([
+      expect.stringMatching(/^KEY_PEPPERS is not set but DATABASE_URL is; all servers of one database share it: .+\.$/),
+    ]);
   });
 
   test('a database URL that is none', async () => {
-    expect(await refusal({ DATABASE_URL: 'localhost/keyledger', KEY_PEPPERS: PEPPER })).toEqual([expect.stringMatching(/^DATABASE_URL does not begin with postgres:\/\/; it takes postgres:.+\.$/)]);
+    expect(await refusal({ DATABASE_URL: 'localhost/keyledger', KEY_PEPPERS: PEPPER })).toEqual([
+      expect.stringMatching(/^DATABASE_URL does not begin with postgres:\/\/; it takes postgres:.+\.$/),
+    ]);
   });
 
   test('a port that is taken, and a host that is none of this machine', async () => {
     const taken = await listening();
-    expect(await refusal({ ...external(), PORT: String(taken.port) })).toEqual([`Port ${taken.port} on 127.0.0.1 is in use; stop what listens there, or set PORT to another one.`]);
+    expect(await refusal({ ...external(), PORT: String(taken.port) })).toEqual([
+      `Port ${taken.port} on 127.0.0.1 is in use; stop what listens there, or set PORT to another one.`,
+    ]);
     await taken.close();
-    expect(await refusal({ ...external(), HOST: '192.0.2.1' })).toEqual(['HOST 192.0.2.1 is no address of this machine; set HOST to one that is, such as 127.0.0.1.']);
-    expect(await refusal({ ...external(), HOST: 'nowhere.invalid' })).toEqual(['HOST nowhere.invalid is no address of this machine; set HOST to one that is, such as 127.0.0.1.']);
+    expect(await refusal({ ...external(), HOST: '192.0.2.1' })).toEqual([
+      'HOST 192.0.2.1 is no address of this machine; set HOST to one that is, such as 127.0.0.1.',
+    ]);
+    expect(await refusal({ ...external(), HOST: 'nowhere.invalid' })).toEqual([
+      'HOST nowhere.invalid is no address of this machine; set HOST to one that is, such as 127.0.0.1.',
+    ]);
   });
 });
 
@@ -106,37 +129,59 @@ describe('the way to the database', () => {
     const free = await listening();
     await free.close();
     const [line, ...more] = await refusal(oneLogin((url) => ((url.hostname = '127.0.0.1'), (url.port = String(free.port)))));
-    expect(line).toBe(`Nothing answers as Postgres at 127.0.0.1:${free.port}: check host and port of the database URL, and that the server runs.`);
+    expect(line).toBe(
+      `Nothing answers as Postgres at 127.0.0.1:${free.port}: check host and port of the database URL, and that the server runs.`,
+    );
     expect(more).toEqual([]);
   });
 
   test('a wrong password, or none, of either login', async () => {
     const { username: owner } = new URL(database.ownerUrl.reveal());
     const { username: app } = new URL(database.serverUrl.reveal());
-    expect(await refusal(oneLogin((url) => (url.password = 'mistyped-secret')))).toEqual([expect.stringMatching(new RegExp(`refused the password of ${owner}: check user and password`))]);
-    expect(await refusal(external((url) => (url.password = 'mistyped-secret')))).toEqual([expect.stringMatching(new RegExp(`refused the password of ${app}: check user and password`))]);
-    expect(await refusal(oneLogin((url) => (url.password = '')))).toEqual([expect.stringMatching(/ asks \S+ for a password, and the database URL has none: add it\.$/)]);
+    expect(await refusal(oneLogin((url) => (url.password = 'mistyped-secret')))).toEqual([
+      expect.stringMatching(new RegExp(`refused the password of ${owner}: check user and password`)),
+    ]);
+    expect(await refusal(external((url) => (url.password = 'mistyped-secret')))).toEqual([
+      expect.stringMatching(new RegExp(`refused the password of ${app}: check user and password`)),
+    ]);
+    expect(await refusal(oneLogin((url) => (url.password = '')))).toEqual([
+      expect.stringMatching(/ asks \S+ for a password, and the database URL has none: add it\.$/),
+    ]);
   });
 
   test('no such database', async () => {
-    expect(await refusal(oneLogin((url) => (url.pathname = '/absent')))).toEqual([expect.stringMatching(/ has no database absent: create it \(CREATE DATABASE "absent";\) or correct the database URL\.$/)]);
+    expect(await refusal(oneLogin((url) => (url.pathname = '/absent')))).toEqual([
+      expect.stringMatching(/ has no database absent: create it \(CREATE DATABASE "absent";\) or correct the database URL\.$/),
+    ]);
   });
 });
 
 describe('the state of the database', () => {
   test('one that is newer than the code is left as it is', async () => {
-    const migrations = () => asAdmin(async (admin) => (await admin.query('SELECT * FROM keyledger.migrations ORDER BY name')).rows, database.name);
-    await asAdmin((admin) => admin.query("INSERT INTO keyledger.migrations (name, sha256) VALUES ('9999_from_the_future.sql', 'x')"), database.name);
+    const migrations = () =>
+      asAdmin(
+        async (admin) => (await admin.query<Record<string, unknown>>('SELECT * FROM keyledger.migrations ORDER BY name')).rows,
+        database.name,
+      );
+    await asAdmin(
+      (admin) => admin.query("INSERT INTO keyledger.migrations (name, sha256) VALUES ('9999_from_the_future.sql', 'x')"),
+      database.name,
+    );
     const before = await migrations();
-    expect(await refusal(external())).toEqual(['The database is newer than this keyledger: it has 9999_from_the_future.sql, which this version does not know. Start the version that made it, or a later one.']);
+    expect(await refusal(external())).toEqual([
+      'The database is newer than this keyledger: it has 9999_from_the_future.sql, which this version does not know. Start the version that made it, or a later one.',
+    ]);
     expect(await migrations()).toEqual(before);
     await asAdmin((admin) => admin.query("DELETE FROM keyledger.migrations WHERE name LIKE '9999%'"), database.name);
   });
 
   test('one that acknowledges before it has written gets no ledger', async () => {
-    const schemas = () => asAdmin(async (admin) => (await admin.query("SELECT FROM pg_namespace WHERE nspname = 'keyledger'")).rowCount, empty.name);
+    const schemas = () =>
+      asAdmin(async (admin) => (await admin.query("SELECT FROM pg_namespace WHERE nspname = 'keyledger'")).rowCount, empty.name);
     await asAdmin((admin) => admin.query(`ALTER DATABASE ${empty.name} SET synchronous_commit = off`));
-    expect(await refusal(external(undefined, empty))).toEqual([expect.stringMatching(/^synchronous_commit is off, so a crash loses events that were acknowledged\. Turn it on /)]);
+    expect(await refusal(external(undefined, empty))).toEqual([
+      expect.stringMatching(/^synchronous_commit is off, so a crash loses events that were acknowledged\. Turn it on /),
+    ]);
     expect(await schemas()).toBe(0);
     await asAdmin((admin) => admin.query(`ALTER DATABASE ${empty.name} RESET synchronous_commit`));
 
@@ -151,7 +196,11 @@ describe('the state of the database', () => {
 describe('the data directory', () => {
   test('one below a file, or that this user may not write to', async () => {
     await writeFile(join(root, 'file'), '');
-    expect(await refusal({ DATA_DIR: join(root, 'file', 'data') })).toEqual([expect.stringMatching(/^The data directory \S+ can't be used \(ENOTDIR\)\. Set DATA_DIR to a directory that this user may write to, or DATABASE_URL to a Postgres of your own\.$/)]);
+    expect(await refusal({ DATA_DIR: join(root, 'file', 'data') })).toEqual([
+      expect.stringMatching(
+        /^The data directory \S+ can't be used \(ENOTDIR\)\. Set DATA_DIR to a directory that this user may write to, or DATABASE_URL to a Postgres of your own\.$/,
+      ),
+    ]);
     const closed = join(root, 'closed');
     await mkdir(closed, { mode: 0o500 });
     // Root may write everywhere: it looks on as an ordinary user.
@@ -165,7 +214,9 @@ describe('the data directory', () => {
     const first = start({ DATA_DIR: dataDir });
     const url = await first.listening();
     const postmaster = await postmasterOf(dataDir);
-    expect(await refusal({ DATA_DIR: dataDir })).toEqual([`The data directory ${dataDir} is in use by another keyledger (process ${first.pid}). Stop that one, or give this one a DATA_DIR of its own.`]);
+    expect(await refusal({ DATA_DIR: dataDir })).toEqual([
+      `The data directory ${dataDir} is in use by another keyledger (process ${first.pid}). Stop that one, or give this one a DATA_DIR of its own.`,
+    ]);
     expect((await fetch(`${url}/readyz`)).status).toBe(200);
     expect(await postmasterOf(dataDir)).toBe(postmaster);
   });

@@ -35,7 +35,12 @@ export function startProcess(env: NodeJS.ProcessEnv, command: readonly string[] 
 export function spawnServer(commandLine: readonly string[], env: NodeJS.ProcessEnv): ServerProcess {
   const [program = '', ...args] = commandLine;
   const inherited = Object.fromEntries(INHERITED.map((name) => [name, process.env[name]]));
-  const child = spawn(program, args, { cwd: ROOT, env: { ...inherited, HOST: '127.0.0.1', PORT: '0', ...env }, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+  const child = spawn(program, args, {
+    cwd: ROOT,
+    env: { ...inherited, HOST: '127.0.0.1', PORT: '0', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  });
   const said = { stdout: '', stderr: '' };
   for (const name of ['stdout', 'stderr'] as const) child[name].setEncoding('utf8').on('data', (text: string) => (said[name] += text));
   const ended = new Promise<number | NodeJS.Signals | null>((resolve, reject) => {

@@ -1,6 +1,7 @@
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { chmod, chown, mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -68,11 +69,14 @@ test('the first start migrates and prints addresses and a token with a request t
   expect(first.stdout()).toMatch(/^applied 0001_ledger\.sql\n(applied \d{4}_\w+\.sql\n)*keyledger listens on http:\/\/127\.0\.0\.1:\d+\n/);
   expect(url).not.toMatch(/:0$/);
   expect(first.stderr()).toBe('');
-  for (const [, address] of first.stdout().matchAll(/(http:\S+\/(?:readyz|metrics))/g)) expect((await fetch(address ?? '')).status).toBe(200);
+  for (const [, address] of first.stdout().matchAll(/(http:\S+\/(?:readyz|metrics))/g))
+    expect((await fetch(address ?? '')).status).toBe(200);
 
   const [, request] = first.stdout().split('A first request to paste:\n');
   const { stdout } = await run('bash', ['-c', request ?? '']);
-  expect(JSON.parse(stdout)).toMatchObject({ data: { viewer: { role: 'OWNER', organization: { name: 'My organization', plan: 'ENTERPRISE' } } } });
+  expect(JSON.parse(stdout)).toMatchObject({
+    data: { viewer: { role: 'OWNER', organization: { name: 'My organization', plan: 'ENTERPRISE' } } },
+  });
   const token = tokenOf(first);
   const before = await ask(url, token, WHO);
   await stop(first);
@@ -102,26 +106,34 @@ test("BOOTSTRAP_TOKEN is the first owner's token, which then is not printed, and
 });
 
 test('a first start that fails over its port has not used the token up', async () => {
-  const first = start();
-  const url = new URL(await first.listening());
-  const elsewhere = join(root, 'elsewhere');
-  const refused = start({ DATA_DIR: elsewhere, PORT: url.port });
+  const holder = createServer();
+  await new Promise<void>((resolve) => holder.listen(0, '127.0.0.1', resolve));
+  const { port } = holder.address() as AddressInfo;
+  const refused = start({ PORT: String(port) });
   expect(await refused.ended).toBe(1);
-  expect(refused.stderr()).toBe(`Port ${url.port} on 127.0.0.1 is in use; stop what listens there, or set PORT to another one.\n`);
+  expect(refused.stderr()).toBe(`Port ${port} on 127.0.0.1 is in use; stop what listens there, or set PORT to another one.\n`);
   expect(refused.stdout()).not.toContain('klat_');
-  expect(await postmasterOf(elsewhere)).toBe(undefined);
+  expect(await postmasterOf(dataDir)).toBe(undefined);
+  await new Promise((resolve) => holder.close(resolve));
 
-  const third = start({ DATA_DIR: elsewhere });
-  expect(await ask(await third.listening(), tokenOf(third), WHO)).toContain('"OWNER"');
+  const second = start();
+  expect(await ask(await second.listening(), tokenOf(second), WHO)).toContain('"OWNER"');
 });
 
 test('after kill -9 the next start has everything that was acknowledged, in a log without holes', async () => {
   const first = start({ KEY_OPERATIONS_PER_HOUR: '0' });
   const url = await first.listening();
   const token = tokenOf(first);
-  const { data } = JSON.parse(await ask(url, token, WHO)) as { readonly data: { readonly viewer: { readonly organization: { readonly id: string } } } };
+  const { data } = JSON.parse(await ask(url, token, WHO)) as {
+    readonly data: { readonly viewer: { readonly organization: { readonly id: string } } };
+  };
   const organization = JSON.stringify(data.viewer.organization.id);
-  const create = (name: string) => ask(url, token, `mutation { createApiKey(input: { organizationId: ${organization}, name: "${name}", type: SECRET }) { ... on CreateApiKeyPayload { secret position } } }`);
+  const create = (name: string) =>
+    ask(
+      url,
+      token,
+      `mutation { createApiKey(input: { organizationId: ${organization}, name: "${name}", type: SECRET }) { ... on CreateApiKeyPayload { secret position } } }`,
+    );
   const secret = /"secret":"(\w+)"/.exec(await create('Kept key'))?.[1] ?? '';
   const verify = async (at: string) => {
     const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' };
@@ -150,8 +162,16 @@ test('after kill -9 the next start has everything that was acknowledged, in a lo
   expect(next).toBeGreaterThan(acknowledged.map(BigInt).reduce((a, b) => (a > b ? a : b)));
   const seen: string[] = [];
   for (let after = '0'; ; after = seen.at(-1) ?? '') {
-    const page = JSON.parse(await ask(again, token, `{ node(id: ${organization}) { ... on Organization { ledgerEvents(after: "${after}", first: 100) { edges { node { position } } } } } }`)) as {
-      readonly data: { readonly node: { readonly ledgerEvents: { readonly edges: readonly { readonly node: { readonly position: string } }[] } } };
+    const page = JSON.parse(
+      await ask(
+        again,
+        token,
+        `{ node(id: ${organization}) { ... on Organization { ledgerEvents(after: "${after}", first: 100) { edges { node { position } } } } } }`,
+      ),
+    ) as {
+      readonly data: {
+        readonly node: { readonly ledgerEvents: { readonly edges: readonly { readonly node: { readonly position: string } }[] } };
+      };
     };
     const positions = page.data.node.ledgerEvents.edges.map(({ node }) => node.position);
     if (positions.length === 0) break;
@@ -169,7 +189,9 @@ test('a browser at /graphql gets GraphiQL whole: nothing of the page is loaded f
   const page = await answer.text();
   expect(externalReferences(page)).toEqual([]);
   // The page must be found guilty where it did refer to another host.
-  expect(externalReferences(`${page}<script src="https://cdn.example.com/graphiql.js"></script>`)).toEqual(['src="https://cdn.example.com']);
+  expect(externalReferences(`${page}<script src="https://cdn.example.com/graphiql.js"></script>`)).toEqual([
+    'src="https://cdn.example.com',
+  ]);
   expect(externalReferences(`${page}<style>@import url(//fonts.example.com/a.css)</style>`)).toEqual(['url(//fonts.example.com']);
 });
 
