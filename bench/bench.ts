@@ -35,7 +35,11 @@ export type RowMeasurement = {
 /** Names what it measures, and gives the figures of one or more rows. */
 export type Scenario = { readonly name: string; run(bench: Bench): Promise<readonly RowMeasurement[]> };
 
-export function createBench(parts: Pick<Bench, 'options' | 'postgres' | 'generator' | 'signal' | 'progress'>, acquired: AsyncDisposableStack, profileDir: string | undefined): Bench {
+export function createBench(
+  parts: Pick<Bench, 'options' | 'postgres' | 'generator' | 'signal' | 'progress'>,
+  acquired: AsyncDisposableStack,
+  profileDir: string | undefined,
+): Bench {
   const { options, postgres, signal, progress } = parts;
   let ledger: Promise<LedgerDatabase> | undefined;
   let betterAuth: Promise<BetterAuth> | undefined;
@@ -58,7 +62,8 @@ export function createBench(parts: Pick<Bench, 'options' | 'postgres' | 'generat
     keep,
     ledger: () => (ledger ??= newLedger('ledger', { keys: options.keys })),
     betterAuth: () => (betterAuth ??= startBetterAuth(postgres, { keys: options.keys, signal, onProgress: progress }).then(keep)),
-    keyledger: async (on) => keep(await startKeyledger({ env: withSessionOptions(on.env, options.sessionOptions) }, { profileDir, signal })),
+    keyledger: async (on) =>
+      keep(await startKeyledger({ env: withSessionOptions(on.env, options.sessionOptions) }, { profileDir, signal })),
   };
 }
 

@@ -7,7 +7,10 @@ const WARM_UP_PASS_MS = 3_000;
  * Subjects take turns, so that whatever else the machine does meanwhile falls on all of them: A B C, C B A, A B C … after one pass that does not count.
  * Answers each subject's slots, in the order of repetitions.
  */
-export async function interleave<Name extends string>(bench: Bench, slots: Readonly<Record<Name, Slot>>): Promise<Readonly<Record<Name, readonly Measured[]>>> {
+export async function interleave<Name extends string>(
+  bench: Bench,
+  slots: Readonly<Record<Name, Slot>>,
+): Promise<Readonly<Record<Name, readonly Measured[]>>> {
   const { options } = bench;
   const names = Object.keys(slots) as Name[];
   const measured = Object.fromEntries(names.map((name) => [name, []])) as unknown as Record<Name, Measured[]>;
@@ -25,8 +28,11 @@ export async function interleave<Name extends string>(bench: Bench, slots: Reado
 
 /** One line of figures. */
 export function describe({ perSecond, p50Us, p99Us, cpuUs, afterwards }: Measured): string {
-  const cpu = (Object.entries(cpuUs) as [string, number | null][]).map(([process, us]) => `${process} ${us === null ? '?' : us.toFixed(1)}`).join(', ');
-  const lag = afterwards === null ? '' : `; statistics ${afterwards.lagEvents} events behind, quiet after ${afterwards.seconds.toFixed(1)} s`;
+  const cpu = (Object.entries(cpuUs) as [string, number | null][])
+    .map(([process, us]) => `${process} ${us === null ? '?' : us.toFixed(1)}`)
+    .join(', ');
+  const lag =
+    afterwards === null ? '' : `; statistics ${afterwards.lagEvents} events behind, quiet after ${afterwards.seconds.toFixed(1)} s`;
   return `${Math.round(perSecond)}/s, p50 ${(p50Us / 1000).toFixed(2)} ms, p99 ${(p99Us / 1000).toFixed(2)} ms; CPU µs a request: ${cpu}${lag}`;
 }
 

@@ -42,7 +42,9 @@ export async function measure(bench: Bench, slot: Slot, measureMs: number): Prom
   const marks: Promise<readonly (number | null)[]>[] = [];
   const result = await bench.generator.run(plan, () => marks.push(readCpu(bench, slot.subjects)));
   if (result.failed + result.lost > 0) {
-    throw new Error(`${slot.name}: ${result.failed} answers were no success and ${result.lost} did not come; the first one: ${result.sampleFailure ?? '(none)'}`);
+    throw new Error(
+      `${slot.name}: ${result.failed} answers were no success and ${result.lost} did not come; the first one: ${result.sampleFailure ?? '(none)'}`,
+    );
   }
   slot.onAnswered?.(result.succeeded);
   const [before, after] = await Promise.all(marks);

@@ -38,6 +38,14 @@ Measures the product on real processes over loopback; results go to bench/result
   --session-options=<s>  start options of keyledger's database sessions, to try something out: "-c enable_hashjoin=off"; not kept either
   --help`;
 
+/** The sizes that the rows of the table speak of. */
+const STATED = { connections: 64, keys: 1_000, coldKeys: 10_000, bigEvents: 10_000_000, bigKeys: 100_000 } as const;
+
+/** Whether figures of a run with these options are those that the table speaks of. */
+export function isStatedSize(options: BenchOptions): boolean {
+  return (Object.keys(STATED) as (keyof typeof STATED)[]).every((name) => options[name] === STATED[name]);
+}
+
 /** Throws a TypeError or RangeError that says what is wrong with the arguments. */
 export function parseOptions(args: readonly string[]): BenchOptions {
   const { values, positionals } = parseArgs({
@@ -46,11 +54,11 @@ export function parseOptions(args: readonly string[]): BenchOptions {
     options: {
       seconds: { type: 'string', default: '10' },
       repetitions: { type: 'string', default: '3' },
-      connections: { type: 'string', default: '64' },
-      keys: { type: 'string', default: '1000' },
-      'cold-keys': { type: 'string', default: '10000' },
-      'big-events': { type: 'string', default: '10000000' },
-      'big-keys': { type: 'string', default: '100000' },
+      connections: { type: 'string', default: String(STATED.connections) },
+      keys: { type: 'string', default: String(STATED.keys) },
+      'cold-keys': { type: 'string', default: String(STATED.coldKeys) },
+      'big-events': { type: 'string', default: String(STATED.bigEvents) },
+      'big-keys': { type: 'string', default: String(STATED.bigKeys) },
       directory: { type: 'string' },
       'cpu-prof': { type: 'boolean', default: false },
       explain: { type: 'boolean', default: false },
@@ -60,7 +68,8 @@ export function parseOptions(args: readonly string[]): BenchOptions {
   });
   const count = (name: keyof typeof values, min: number): number => {
     const value = Number(values[name]);
-    if (!Number.isFinite(value) || value < min) throw new RangeError(`--${name} takes a number from ${min} on, not ${String(values[name])}`);
+    if (!Number.isFinite(value) || value < min)
+      throw new RangeError(`--${name} takes a number from ${min} on, not ${String(values[name])}`);
     return value;
   };
   const whole = (name: keyof typeof values, min: number): number => Math.floor(count(name, min));

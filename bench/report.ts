@@ -16,6 +16,7 @@ export function renderResults({ rows }: Results): string {
     return result === undefined ? [] : [{ row: row as RowDefinition, result }];
   });
   const machines = [...new Set(measured.map(({ result }) => machineLine(result.machine)))];
+  if (measured.length === 0) return 'Nothing was measured yet: `npm run bench`, then `node bench/report.ts`.\n';
   const unmeasured = ROWS.filter((row) => rows[row.id] === undefined).map((row) => `\`${row.id}\``);
   return [
     ...machines.map((line) => `Measured on ${line}.`),

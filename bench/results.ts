@@ -44,7 +44,11 @@ export function describeMachine(postgres: string): Machine {
   };
 }
 
-export function toResult({ values, detail }: RowMeasurement, value: number, run: { readonly options: BenchOptions; readonly machine: Machine; readonly measuredAt: Date }): RowResult {
+export function toResult(
+  { values, detail }: RowMeasurement,
+  value: number,
+  run: { readonly options: BenchOptions; readonly machine: Machine; readonly measuredAt: Date },
+): RowResult {
   const { seconds, repetitions } = run.options;
   return { value, values, measuredAt: run.measuredAt.toISOString(), seconds, repetitions, machine: run.machine, detail };
 }

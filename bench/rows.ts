@@ -46,7 +46,14 @@ export const ROWS = [
     floor: 0.5,
     goal: 0.8,
   },
-  { id: 'graphql', what: '`verifyApiKey` through GraphQL, requests/s against better-auth', unit: '× better-auth', better: 'higher', floor: 8, goal: 15 },
+  {
+    id: 'graphql',
+    what: '`verifyApiKey` through GraphQL, requests/s against better-auth',
+    unit: '× better-auth',
+    better: 'higher',
+    floor: 8,
+    goal: 15,
+  },
   {
     id: 'ingest',
     what: 'usage ingest, batches of 1,000 over HTTP, committed: items/s against `COPY` of the same rows, in the same batches, into a table with the same indexes',

@@ -4,8 +4,9 @@ import { join } from 'node:path';
 import { createBench, type RowMeasurement } from './bench.ts';
 import { startBenchPostgres } from './database/bench-postgres.ts';
 import { startLoadGenerator } from './load/load-generator.ts';
+import { topStatements } from './explained.ts';
 import { median } from './median.ts';
-import { parseOptions, USAGE, type BenchOptions } from './options.ts';
+import { isStatedSize, parseOptions, USAGE, type BenchOptions } from './options.ts';
 import { topFunctions } from './profile.ts';
 import { figure, renderResults } from './report.ts';
 import { describeMachine, RESULTS_DIRECTORY, toResult, writeResults, type RowResult } from './results.ts';
@@ -13,7 +14,7 @@ import { rowOf, verdictOf, type RowId } from './rows.ts';
 import { SCENARIOS } from './scenarios/all.ts';
 
 const PROFILES = join(RESULTS_DIRECTORY, 'profiles');
-const SHOWN_FUNCTIONS = 30;
+const SHOWN = 30;
 
 function progress(line: string): void {
   console.error(`${new Date().toISOString().slice(11, 19)} ${line}`);
@@ -51,7 +52,9 @@ async function run(options: BenchOptions, signal: AbortSignal): Promise<number> 
       const definition = rowOf(measurement.row);
       const value = median(measurement.values);
       rows[measurement.row] = toResult(measurement, value, { options, machine, measuredAt: new Date() });
-      progress(`${measurement.row}: ${figure(value)} ${definition.unit} (floor ${figure(definition.floor)}, goal ${figure(definition.goal)}): ${verdictOf(definition, value)}`);
+      progress(
+        `${measurement.row}: ${figure(value)} ${definition.unit} (floor ${figure(definition.floor)}, goal ${figure(definition.goal)}): ${verdictOf(definition, value)}`,
+      );
     }
   }
   await acquired.disposeAsync();
@@ -59,12 +62,15 @@ async function run(options: BenchOptions, signal: AbortSignal): Promise<number> 
   const results = { rows };
   if (options.explain) {
     await writeFile(join(RESULTS_DIRECTORY, 'explain.log'), `${postgres.log().join('\n')}\n`);
-    progress('plans are in bench/results/explain.log; the figures were not kept');
+    progress('plans are in bench/results/explain.log; the figures were not kept, the sampling costs some of them; most time was spent in');
+    for (const line of topStatements(postgres.log(), SHOWN)) console.log(line);
   } else if (options.cpuProf) {
     progress('the figures were not kept, a profile costs some of them; most time was spent in');
-    for (const line of await topFunctions(PROFILES, SHOWN_FUNCTIONS)) console.log(line);
+    for (const line of await topFunctions(PROFILES, SHOWN)) console.log(line);
   } else if (options.sessionOptions !== undefined) {
     progress('the figures were not kept, the sessions were not as the product starts them');
+  } else if (!isStatedSize(options)) {
+    progress('the figures were not kept, the sizes were not those that the table states');
   } else {
     await writeFile(join(RESULTS_DIRECTORY, 'latest.md'), renderResults(await writeResults(results, new Date())));
   }
@@ -77,7 +83,8 @@ async function main(args: readonly string[]): Promise<number> {
   try {
     options = parseOptions(args);
     const unknown = options.scenarios.filter((name) => !SCENARIOS.some((scenario) => scenario.name === name));
-    if (unknown.length > 0) throw new RangeError(`there is no ${unknown.join(', ')}; there are ${SCENARIOS.map(({ name }) => name).join(', ')}`);
+    if (unknown.length > 0)
+      throw new RangeError(`there is no ${unknown.join(', ')}; there are ${SCENARIOS.map(({ name }) => name).join(', ')}`);
   } catch (error) {
     console.error(error instanceof Error ? error.message : String(error));
     return 2;

@@ -19,12 +19,15 @@ export async function awaitQuiet(admin: pg.Client, { name, owner }: LedgerDataba
   let lagEvents: number | undefined;
   for (;;) {
     signal.throwIfAborted();
-    const { rows } = await owner.query<{ lag: number }>("SELECT (head_position() - position)::float8 AS lag FROM projections WHERE name = 'usage' AND state = 'live'");
+    const { rows } = await owner.query<{ lag: number }>(
+      "SELECT (head_position() - position)::float8 AS lag FROM projections WHERE name = 'usage' AND state = 'live'",
+    );
     const lag = rows[0]?.lag ?? 0;
     lagEvents ??= lag;
     const busy = await admin.query("SELECT FROM pg_stat_activity WHERE backend_type = 'autovacuum worker'");
     if (lag <= 0 && busy.rowCount === 0) return { lagEvents, seconds: (performance.now() - startMs) / 1000 };
-    if (performance.now() - startMs > DEADLINE_MS) throw new Error(`${name} does not come to rest: its statistics are ${lag} events behind`);
+    if (performance.now() - startMs > DEADLINE_MS)
+      throw new Error(`${name} does not come to rest: its statistics are ${lag} events behind`);
     await sleep(POLL_MS);
   }
 }

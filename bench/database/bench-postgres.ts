@@ -27,7 +27,11 @@ export type BenchPostgres = {
  * The product's own embedded Postgres in a directory of its own below `parent` (a disk, not memory: a commit has to cost what it costs), with the settings it always has.
  * `explain` samples the plans of nested statements, those inside `admit` too, into its log.
  */
-export async function startBenchPostgres(options: { readonly parent: string | undefined; readonly explain: boolean; readonly signal: AbortSignal }): Promise<BenchPostgres> {
+export async function startBenchPostgres(options: {
+  readonly parent: string | undefined;
+  readonly explain: boolean;
+  readonly signal: AbortSignal;
+}): Promise<BenchPostgres> {
   const directory = await mkdtemp(join(options.parent ?? tmpdir(), 'keyledger-bench-'));
   const lines: string[] = [];
   let server;

@@ -40,12 +40,20 @@ export type LedgerDatabaseOptions = {
 export async function createLedgerDatabase(postgres: BenchPostgres, name: string, options: LedgerDatabaseOptions): Promise<LedgerDatabase> {
   const { ownerUrl, serverUrl } = await postgres.createDatabase(name);
   await migrate({ ownerUrl });
-  const owner = new pg.Client(clientConfig({ connectionString: ownerUrl, applicationName: 'keyledger bench', role: null, statementTimeoutMs: 0 }));
+  const owner = new pg.Client(
+    clientConfig({ connectionString: ownerUrl, applicationName: 'keyledger bench', role: null, statementTimeoutMs: 0 }),
+  );
   owner.on('error', () => undefined);
   await owner.connect();
   const pepper = randomBytes(32);
   const peppers = createPeppers([{ id: 'bench', key: pepper }]);
-  const database = openDatabase({ connectionString: serverUrl, applicationName: 'keyledger bench', maxConnections: 2, statementTimeoutMs: 0, onError: () => undefined });
+  const database = openDatabase({
+    connectionString: serverUrl,
+    applicationName: 'keyledger bench',
+    maxConnections: 2,
+    statementTimeoutMs: 0,
+    onError: () => undefined,
+  });
   try {
     if (options.ageDays !== undefined) await setClock(owner, `clock_timestamp() - interval '${options.ageDays} days'`);
     const context = { db: database.kysely, sealingKeys: sealingKeysOf(peppers) };
@@ -85,7 +93,9 @@ export async function createLedgerDatabase(postgres: BenchPostgres, name: string
 
 /** The one clock that decides anything (migration 0001), moved so that a seeded history reads as if it had happened. */
 async function setClock(owner: pg.Client, expression: string): Promise<void> {
-  await owner.query(`CREATE OR REPLACE FUNCTION ledger_now() RETURNS timestamptz LANGUAGE sql VOLATILE AS 'SELECT ${expression.replaceAll("'", "''")}'`);
+  await owner.query(
+    `CREATE OR REPLACE FUNCTION ledger_now() RETURNS timestamptz LANGUAGE sql VOLATILE AS 'SELECT ${expression.replaceAll("'", "''")}'`,
+  );
 }
 
 function done<Result>(outcome: Outcome<Result>): Result {

@@ -54,7 +54,13 @@ export async function seedKeys(database: Database, options: SeedKeysOptions): Pr
   return keys;
 }
 
-async function seedChunk(database: Database, options: SeedKeysOptions, phc: string, made: number, count: number): Promise<readonly SeededKey[]> {
+async function seedChunk(
+  database: Database,
+  options: SeedKeysOptions,
+  phc: string,
+  made: number,
+  count: number,
+): Promise<readonly SeededKey[]> {
   const { organizationId, peppers } = options;
   const { rows: identities } = await sql<{ id: string; number: number }>`
     SELECT uuidv7() AS id, nextval('api_key_numbers')::integer AS number FROM generate_series(1, ${count})`.execute(database.kysely);
@@ -63,13 +69,28 @@ async function seedChunk(database: Database, options: SeedKeysOptions, phc: stri
     const lookupId = newLookupId(randomBytes(32));
     const secret = formatKey('SECRET', lookupId, randomBytes(32));
     const facts = { lookupId, masked: maskKey(secret), verifierFingerprint: fingerprint(phc) };
-    const settings = { ...SETTINGS, name: `Key ${made + index + 1}`, permissions: [...SETTINGS.permissions], ipAllowlist: [], allowedOrigins: [] };
-    const events = decideKey(ABSENT_KEY, { kind: 'create', keyId: id, number, type: 'SECRET', ownerId: null, settings, secret: facts }, now);
+    const settings = {
+      ...SETTINGS,
+      name: `Key ${made + index + 1}`,
+      permissions: [...SETTINGS.permissions],
+      ipAllowlist: [],
+      allowedOrigins: [],
+    };
+    const events = decideKey(
+      ABSENT_KEY,
+      { kind: 'create', keyId: id, number, type: 'SECRET', ownerId: null, settings, secret: facts },
+      now,
+    );
     if (isRefusal(events)) throw new Error(events.message);
     const state = events.reduce(evolveKey, ABSENT_KEY);
     if (state.kind === 'absent') throw new Error('a key was decided on that is none');
     const mac = fastVerifier(peppers.current, secret.reveal()).toString('hex');
-    return { key: { id, number, secret: secret.reveal() }, events, row: { ...keyRow(state), metadata: {} }, verifier: { lookup_id: lookupId, key_id: id, key: number, mac: `\\x${mac}` } };
+    return {
+      key: { id, number, secret: secret.reveal() },
+      events,
+      row: { ...keyRow(state), metadata: {} },
+      verifier: { lookup_id: lookupId, key_id: id, key: number, mac: `\\x${mac}` },
+    };
   });
   await append(database.kysely, {
     actorId: SYSTEM_ACTOR_ID,
@@ -81,7 +102,12 @@ async function seedChunk(database: Database, options: SeedKeysOptions, phc: stri
 }
 
 /** The rows that the product's own effects write for one key (key-row.ts, key-commands.ts, window-rows.ts), here for many. */
-function seedEffects(organizationId: string, phc: string, pepperId: string, minted: readonly { readonly row: object; readonly verifier: object }[]): readonly Effect[] {
+function seedEffects(
+  organizationId: string,
+  phc: string,
+  pepperId: string,
+  minted: readonly { readonly row: object; readonly verifier: object }[],
+): readonly Effect[] {
   const rows = JSON.stringify(minted.map(({ row }) => row));
   const verifiers = JSON.stringify(minted.map(({ verifier }) => verifier));
   const columns = sql.raw(

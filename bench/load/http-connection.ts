@@ -54,5 +54,7 @@ function isWhole(answer: Buffer): boolean {
   const headEnd = answer.indexOf(HEAD_END);
   if (headEnd === -1) return false;
   const length = CONTENT_LENGTH.exec(answer.toString('latin1', 0, headEnd))?.[1];
-  return length === undefined ? answer.toString('latin1', Math.max(0, answer.length - LAST_CHUNK.length)) === LAST_CHUNK : answer.length >= headEnd + HEAD_END.length + Number(length);
+  return length === undefined
+    ? answer.toString('latin1', Math.max(0, answer.length - LAST_CHUNK.length)) === LAST_CHUNK
+    : answer.length >= headEnd + HEAD_END.length + Number(length);
 }

@@ -31,4 +31,7 @@ export type LoadResult = {
   readonly maxUs: number;
 };
 
-export type FromGenerator = { readonly kind: 'measuring' } | { readonly kind: 'measured' } | { readonly kind: 'done'; readonly result: LoadResult };
+export type FromGenerator =
+  | { readonly kind: 'measuring' }
+  | { readonly kind: 'measured' }
+  | { readonly kind: 'done'; readonly result: LoadResult };

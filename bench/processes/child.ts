@@ -60,7 +60,13 @@ export function startChild(options: ChildOptions): Child {
 }
 
 /** Waits until `ask` gives something. Throws, with what the child said, when it has ended or the deadline has passed. */
-export async function waitFor<T>(child: Child, what: string, deadlineMs: number, signal: AbortSignal, ask: () => T | undefined): Promise<T> {
+export async function waitFor<T>(
+  child: Child,
+  what: string,
+  deadlineMs: number,
+  signal: AbortSignal,
+  ask: () => T | undefined,
+): Promise<T> {
   let gone = false;
   void child.ended.then(() => (gone = true));
   const deadline = performance.now() + deadlineMs;

@@ -15,7 +15,13 @@ export const bigLog: Scenario = {
     const { options, progress, signal } = bench;
     const small = await bench.ledger();
     const big = await bench.newLedger('big_log', { keys: options.bigKeys, ageDays: START_DAYS_AGO + 1 });
-    await seedHistory(big, { events: options.bigEvents, startDaysAgo: START_DAYS_AGO, endDaysAgo: END_DAYS_AGO, signal, onProgress: progress });
+    await seedHistory(big, {
+      events: options.bigEvents,
+      startDaysAgo: START_DAYS_AGO,
+      endDaysAgo: END_DAYS_AGO,
+      signal,
+      onProgress: progress,
+    });
     const sizes = await usageStorage(big);
     progress(`  ${((sizes.tableBytes + sizes.indexBytes) / sizes.events).toFixed(1)} bytes a usage event; the statistics are folded now`);
     const smallServer = await bench.keyledger(small);
@@ -30,6 +36,8 @@ export const bigLog: Scenario = {
       big: { ...keyledgerSlot(big, [bigServer], active), name: 'big log' },
     });
     await Promise.all([smallServer.stop(), bigServer.stop()]);
-    return [{ row: 'big-log', values: ratios(detail.big, detail.empty, ({ perSecond }) => perSecond), detail: { ...detail, sizes, folded } }];
+    return [
+      { row: 'big-log', values: ratios(detail.big, detail.empty, ({ perSecond }) => perSecond), detail: { ...detail, sizes, folded } },
+    ];
   },
 };

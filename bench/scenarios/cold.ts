@@ -25,7 +25,11 @@ export const cold: Scenario = {
       for (let more = 1; more < WARM_PASSES; more++) latest = await pass();
       warm.push(latest);
       await server.stop();
-      for (const [name, measured] of [['cold', first], ['warm', warm]] as const) bench.progress(`  ${name}: ${describe(measured.at(-1) ?? latest)}`);
+      for (const [name, measured] of [
+        ['cold', first],
+        ['warm', warm],
+      ] as const)
+        bench.progress(`  ${name}: ${describe(measured.at(-1) ?? latest)}`);
     }
     return [{ row: 'cold', values: ratios(first, warm, ({ perSecond }) => perSecond), detail: { cold: first, warm } }];
   },

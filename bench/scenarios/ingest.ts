@@ -14,7 +14,8 @@ const BATCH = 1_000;
 const BATCHES = 50;
 /** Reporters at a time, and COPY sessions. */
 const CONNECTIONS = 4;
-const COPIED_COLUMNS = 'position, recorded_at, organization, key, credits, kind, code, status, duration_ms, cost_micros, tokens_in, tokens_out, ip, endpoint, model';
+const COPIED_COLUMNS =
+  'position, recorded_at, organization, key, credits, kind, code, status, duration_ms, cost_micros, tokens_in, tokens_out, ip, endpoint, model';
 /** Positions of copied rows all have so many digits, the last three counting within the batch. */
 const FIRST_COPIED_POSITION = 1_000_000_000;
 
@@ -31,7 +32,9 @@ export const ingest: Scenario = {
     const slot = {
       name: 'POST /v1/usage',
       subjects: [server],
-      requests: [Array.from({ length: BATCHES }, (_, batch) => postRequest('/v1/usage', reportOf(ledger, batch), bearer(ledger.gatewayToken)))],
+      requests: [
+        Array.from({ length: BATCHES }, (_, batch) => postRequest('/v1/usage', reportOf(ledger, batch), bearer(ledger.gatewayToken))),
+      ],
       expect: `"accepted":${BATCH}`,
       connections: CONNECTIONS,
       ledger,
@@ -127,7 +130,23 @@ function copyText(ledger: LedgerDatabase, batch: number): { readonly text: Buffe
   const at = new Date().toISOString();
   for (const [index, { key, durationMs, tokens }] of items(ledger, batch).entries()) {
     offsets.push(text.length);
-    const fields = [FIRST_COPIED_POSITION + index, at, ledger.organizationNumber, key.number, 1, 2, 0, 200, durationMs, tokens * 3, tokens, tokens, '203.0.113.7', 'POST /v1/completions', 'large-1'];
+    const fields = [
+      FIRST_COPIED_POSITION + index,
+      at,
+      ledger.organizationNumber,
+      key.number,
+      1,
+      2,
+      0,
+      200,
+      durationMs,
+      tokens * 3,
+      tokens,
+      tokens,
+      '203.0.113.7',
+      'POST /v1/completions',
+      'large-1',
+    ];
     text += `${fields.join('\t')}\n`;
   }
   return { text: Buffer.from(text, 'latin1'), offsets };

@@ -18,7 +18,12 @@ export function keyledgerSlot(ledger: LedgerDatabase, subjects: readonly Subject
 }
 
 /** The same requests to the bare server, which answers what the ledger's server answers the first of them. */
-export async function bareSlot(bench: Bench, ledger: LedgerDatabase, server: Subject, keys = ledger.keys): Promise<Slot & { stop(): Promise<void> }> {
+export async function bareSlot(
+  bench: Bench,
+  ledger: LedgerDatabase,
+  server: Subject,
+  keys = ledger.keys,
+): Promise<Slot & { stop(): Promise<void> }> {
   const [key] = keys;
   const answer = await fetch(`http://127.0.0.1:${server.port}/v1/verify`, {
     method: 'POST',

@@ -14,7 +14,9 @@ export const storage: Scenario = {
     await server.stop();
     bench.progress(`  keyledger: ${describe(measured)}`);
     const sizes = await usageStorage(ledger);
-    bench.progress(`  ${sizes.events} events: ${(sizes.tableBytes / sizes.events).toFixed(1)} bytes in the table, ${(sizes.indexBytes / sizes.events).toFixed(1)} in its indexes`);
+    bench.progress(
+      `  ${sizes.events} events: ${(sizes.tableBytes / sizes.events).toFixed(1)} bytes in the table, ${(sizes.indexBytes / sizes.events).toFixed(1)} in its indexes`,
+    );
     return [{ row: 'storage', values: [(sizes.tableBytes + sizes.indexBytes) / sizes.events], detail: { sizes, measured } }];
   },
 };

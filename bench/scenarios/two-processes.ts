@@ -18,7 +18,14 @@ export const twoProcesses: Scenario = {
     await Promise.all([one.stop(), other.stop()]);
     const { logged, charged } = await sumOfAccepted(ledger);
     bench.progress(`  answered VALID ${answered}, in the log ${logged}, in the windows ${charged}`);
-    if (answered !== logged || answered !== charged) throw new Error(`not exact: ${answered} were answered VALID, the log has ${logged}, the windows counted ${charged}`);
-    return [{ row: 'two-processes', values: ratios(detail.two, detail.one, ({ perSecond }) => perSecond), detail: { ...detail, exact: { answered, logged, charged } } }];
+    if (answered !== logged || answered !== charged)
+      throw new Error(`not exact: ${answered} were answered VALID, the log has ${logged}, the windows counted ${charged}`);
+    return [
+      {
+        row: 'two-processes',
+        values: ratios(detail.two, detail.one, ({ perSecond }) => perSecond),
+        detail: { ...detail, exact: { answered, logged, charged } },
+      },
+    ];
   },
 };

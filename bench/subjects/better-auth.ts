@@ -40,7 +40,13 @@ export async function startBetterAuth(
   return { ...server, keys: server.told.keys };
 }
 
-async function install({ signal, onProgress }: { readonly signal: AbortSignal; readonly onProgress: (line: string) => void }): Promise<void> {
+async function install({
+  signal,
+  onProgress,
+}: {
+  readonly signal: AbortSignal;
+  readonly onProgress: (line: string) => void;
+}): Promise<void> {
   const installed = await access(`${PEERS}node_modules/better-auth`).then(
     () => true,
     () => false,
@@ -57,5 +63,7 @@ async function install({ signal, onProgress }: { readonly signal: AbortSignal; r
 
 /** A registry or proxy that npm was told of by its environment holds for this one too. */
 function npmSettings(): NodeJS.ProcessEnv {
-  return Object.fromEntries(Object.entries(process.env).filter(([name]) => /^npm_config_|^(https?|no)_proxy$|^NODE_EXTRA_CA_CERTS$/i.test(name)));
+  return Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => /^npm_config_|^(https?|no)_proxy$|^NODE_EXTRA_CA_CERTS$/i.test(name)),
+  );
 }

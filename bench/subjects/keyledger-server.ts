@@ -16,7 +16,13 @@ export async function startKeyledger(
   const profiling = options.profileDir === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${options.profileDir}`];
   const child = startChild({ args: [...profiling, MAIN], env: { ...env, HOST: '127.0.0.1', PORT: '0' } });
   try {
-    const port = await waitFor(child, 'keyledger', START_MS, options.signal, () => /^keyledger listens on http:\/\/127\.0\.0\.1:(\d+)$/m.exec(child.said())?.[1]);
+    const port = await waitFor(
+      child,
+      'keyledger',
+      START_MS,
+      options.signal,
+      () => /^keyledger listens on http:\/\/127\.0\.0\.1:(\d+)$/m.exec(child.said())?.[1],
+    );
     return { child, pid: child.pid, port: Number(port), stop: () => child.stop() };
   } catch (error) {
     await child.stop();

@@ -87,8 +87,16 @@ export function fromGraphql(cause: GraphQLError, error: unknown = cause): GraphQ
   const { originalError: _, ...extensions } = cause.extensions;
   if (typeof extensions['code'] === 'string' && extensions['code'] !== 'BAD_REQUEST') return located(cause, error);
   const requestError = cause.path === undefined;
-  const http = requestError && extensions['http'] === undefined ? { http: { status: 400, spec: true } } : {};
+  // `spec`: 400 only for application/graphql-response+json. A body that can't be read is 400 for every client.
+  const unreadable = extensions['code'] === 'BAD_REQUEST';
+  const http = unreadable ? { http: { status: 400, ...withoutSpec(extensions['http']) } } : requestError && extensions['http'] === undefined ? { http: { status: 400, spec: true } } : {};
   return located(withExtensions(cause, { ...extensions, ...http, code: 'BAD_USER_INPUT' }), error);
+}
+
+function withoutSpec(http: unknown): object {
+  if (typeof http !== 'object' || http === null) return {};
+  const { spec: _, ...rest } = http as { readonly spec?: unknown };
+  return rest;
 }
 
 function withExtensions(error: GraphQLError, extensions: Readonly<Record<string, unknown>>): GraphQLError {

@@ -71,7 +71,7 @@ describe('verification', () => {
   });
 
   it('refuses by expiry from the moment itself', async () => {
-    const { secret } = await ledger.newKey({ expiresAt: new Date(Date.now() + 400) });
+    const { secret } = await ledger.newKey({ expiresAt: new Date(Date.now() + 1500) });
     expect(await verify(secret)).toMatchObject({ code: 'VALID' });
     await expect.poll(async () => (await verify(secret, { cost: 0 })).code, { timeout: 5000, interval: 50 }).toBe('EXPIRED');
     expect(await verify(secret)).toMatchObject({ code: 'EXPIRED', message: 'Expired API Key', httpStatus: 401 });
@@ -178,7 +178,7 @@ describe('verification', () => {
 
   it('lets an outdated secret pass until its moment, and says so', async () => {
     const { keyId, secret } = await ledger.newKey();
-    const renewed = done(await ledger.keys.regenerate(ledger.owner, { id: keyId, overlapUntil: new Date(Date.now() + 700) }));
+    const renewed = done(await ledger.keys.regenerate(ledger.owner, { id: keyId, overlapUntil: new Date(Date.now() + 1500) }));
     expect(await verify(secret)).toMatchObject({ code: 'VALID', key: { id: keyId, outdatedSecret: true } });
     expect(await verify(renewed.secret?.reveal() ?? '')).toMatchObject({ code: 'VALID', key: { id: keyId, outdatedSecret: false } });
     await expect.poll(async () => (await verify(secret, { cost: 0 })).code, { timeout: 5000, interval: 50 }).toBe('INVALID_KEY');

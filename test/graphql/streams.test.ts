@@ -154,7 +154,7 @@ describe('subscriptions', () => {
     });
 
     it(`a token that expires ends the stream, over ${transport}`, async () => {
-      const { token } = await server.tokenOf({ memberId: server.ledger.owner.memberId, expiresAt: new Date(Date.now() + 700) });
+      const { token } = await server.tokenOf({ memberId: server.ledger.owner.memberId, expiresAt: new Date(Date.now() + 2000) });
       const stream = open(CONTRACT.Changed, variables(), token);
       const last = await stream
         .next()

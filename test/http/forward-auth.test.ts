@@ -139,7 +139,7 @@ const REFUSALS: readonly Case[] = [
     message: 'Expired API Key',
     key: {
       get expiresAt() {
-        return new Date(Date.now() + 200).toISOString();
+        return new Date(Date.now() + 1500).toISOString();
       },
     },
     before: async ({ secret }) => {
