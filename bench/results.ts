@@ -49,8 +49,8 @@ export function toResult(
   value: number,
   run: { readonly options: BenchOptions; readonly machine: Machine; readonly measuredAt: Date },
 ): RowResult {
-  const { seconds, repetitions } = run.options;
-  return { value, values, measuredAt: run.measuredAt.toISOString(), seconds, repetitions, machine: run.machine, detail };
+  const { seconds } = run.options;
+  return { value, values, measuredAt: run.measuredAt.toISOString(), seconds, repetitions: values.length, machine: run.machine, detail };
 }
 
 export async function readResults(path: string = LATEST): Promise<Results> {

@@ -79,17 +79,23 @@ function run(plan: LoadPlan): Promise<LoadResult> {
     if (underWay === 0) finish();
   }
 
+  let toldMeasured = false;
+  function tellMeasured(): void {
+    if (!toldMeasured) tell({ kind: 'measured' });
+    toldMeasured = true;
+  }
+
   let finished = false;
   const timers = [
     setTimeout(() => tell({ kind: 'measuring' }), plan.warmUpMs),
-    setTimeout(() => tell({ kind: 'measured' }), plan.warmUpMs + plan.measureMs),
+    setTimeout(tellMeasured, plan.warmUpMs + plan.measureMs),
     setTimeout(finish, plan.warmUpMs + plan.measureMs + DRAIN_MS),
   ];
   function finish(): void {
     if (finished) return;
     finished = true;
     for (const timer of timers) clearTimeout(timer);
-    if (plan.once) tell({ kind: 'measured' });
+    tellMeasured();
     for (const connection of connections) connection.close();
     const seconds = plan.once ? (lastMs - startMs) / 1000 : plan.measureMs / 1000;
     resolve({

@@ -20,7 +20,9 @@ export type VerifyRequest = {
 };
 
 /** Who asks: a caller whom the edge has authenticated, or the hash of an access token that the batch itself checks, at no extra round trip. */
-export type VerifyCaller = { readonly kind: 'organization'; readonly organizationId: string } | { readonly kind: 'token'; readonly tokenHash: Buffer };
+export type VerifyCaller =
+  | { readonly kind: 'organization'; readonly organizationId: string }
+  | { readonly kind: 'token'; readonly tokenHash: Buffer };
 
 export type VerifiedKey = {
   readonly id: string;
@@ -38,7 +40,10 @@ export type VerifiedKey = {
 
 export type RefusedBy =
   | { readonly quota: 'total' | 'daily' | 'weekly' | 'monthly'; readonly retryAfterSeconds: number | null }
-  | { readonly limit: 'key_minute' | 'key_tokens' | 'organization_second' | 'organization_minute'; readonly retryAfterSeconds: number | null };
+  | {
+      readonly limit: 'key_minute' | 'key_tokens' | 'organization_second' | 'organization_minute';
+      readonly retryAfterSeconds: number | null;
+    };
 
 /** The answer, with what the caller may tell the end client. */
 export type VerifyAnswer = {
@@ -54,7 +59,11 @@ export type VerifyAnswer = {
   /** Told only with VALID. */
   readonly key: VerifiedKey | null;
   readonly rateLimit: { readonly limit: number; readonly remaining: number; readonly resetEpochSeconds: number } | null;
-  readonly quotas: readonly { readonly window: 'TOTAL' | 'DAILY' | 'WEEKLY' | 'MONTHLY'; readonly limit: number; readonly remaining: number }[];
+  readonly quotas: readonly {
+    readonly window: 'TOTAL' | 'DAILY' | 'WEEKLY' | 'MONTHLY';
+    readonly limit: number;
+    readonly remaining: number;
+  }[];
   /** Which limit refused, and when a request of this cost could pass; null seconds where it never will by waiting. */
   readonly refusedBy: RefusedBy | null;
   /** The id of the key that refused, for the owner's request log; null where the secret was not right. */

@@ -8,7 +8,17 @@ import { toKeyFacts, type KeyFacts } from './key-facts.ts';
 
 const MINUTE_SECONDS = 60;
 /** The rules of `admit` by number; 0 is none. */
-const RULES = [null, 'key_minute', 'key_tokens', 'total', 'daily', 'weekly', 'monthly', 'organization_second', 'organization_minute'] as const;
+const RULES = [
+  null,
+  'key_minute',
+  'key_tokens',
+  'total',
+  'daily',
+  'weekly',
+  'monthly',
+  'organization_second',
+  'organization_minute',
+] as const;
 
 /** One request's part of a decided batch. `left` are units after the batch; null where the key has no such limit. */
 export type Decided = {
@@ -18,7 +28,13 @@ export type Decided = {
   readonly outdated: boolean;
   readonly atMs: number;
   readonly retryAtMs: number | null;
-  readonly left: { readonly minute: number | null; readonly total: number | null; readonly daily: number | null; readonly weekly: number | null; readonly monthly: number | null };
+  readonly left: {
+    readonly minute: number | null;
+    readonly total: number | null;
+    readonly daily: number | null;
+    readonly weekly: number | null;
+    readonly monthly: number | null;
+  };
 };
 
 /** Puts a decision into the form of the public contract. `requestId` is the caller's own or null; `key` null where the secret was not right. */
@@ -88,14 +104,22 @@ function verifiedKey(key: KeyFacts | null, outdatedSecret: boolean): VerifiedKey
 function rateLimitOf({ left, atMs }: Decided, key: KeyFacts): VerifyAnswer['rateLimit'] {
   if (key.requestsPerMinute === null || left.minute === null) return null;
   // All of what is used now will have left the window by then.
-  return { limit: key.requestsPerMinute, remaining: Math.max(0, left.minute), resetEpochSeconds: Math.floor(atMs / 1000) + 1 + MINUTE_SECONDS };
+  return {
+    limit: key.requestsPerMinute,
+    remaining: Math.max(0, left.minute),
+    resetEpochSeconds: Math.floor(atMs / 1000) + 1 + MINUTE_SECONDS,
+  };
 }
 
 function quotasOf({ left }: Decided, { quotas }: KeyFacts): VerifyAnswer['quotas'] {
   const answer: { window: 'TOTAL' | 'DAILY' | 'WEEKLY' | 'MONTHLY'; limit: number; remaining: number }[] = [];
-  if (quotas.total !== null && left.total !== null) answer.push({ window: 'TOTAL', limit: quotas.total, remaining: Math.max(0, left.total) });
-  if (quotas.daily !== null && left.daily !== null) answer.push({ window: 'DAILY', limit: quotas.daily, remaining: Math.max(0, left.daily) });
-  if (quotas.weekly !== null && left.weekly !== null) answer.push({ window: 'WEEKLY', limit: quotas.weekly, remaining: Math.max(0, left.weekly) });
-  if (quotas.monthly !== null && left.monthly !== null) answer.push({ window: 'MONTHLY', limit: quotas.monthly, remaining: Math.max(0, left.monthly) });
+  if (quotas.total !== null && left.total !== null)
+    answer.push({ window: 'TOTAL', limit: quotas.total, remaining: Math.max(0, left.total) });
+  if (quotas.daily !== null && left.daily !== null)
+    answer.push({ window: 'DAILY', limit: quotas.daily, remaining: Math.max(0, left.daily) });
+  if (quotas.weekly !== null && left.weekly !== null)
+    answer.push({ window: 'WEEKLY', limit: quotas.weekly, remaining: Math.max(0, left.weekly) });
+  if (quotas.monthly !== null && left.monthly !== null)
+    answer.push({ window: 'MONTHLY', limit: quotas.monthly, remaining: Math.max(0, left.monthly) });
   return answer;
 }

@@ -92,8 +92,12 @@ export function createBatcher<Item, Answer>(options: BatcherOptions<Item, Answer
 
   return {
     add(item) {
-      if (closed !== undefined) return Promise.reject(new AdmissionUnavailableError('The server is stopping; try another one.', { retryAfterSeconds: 1 }));
-      if (queue.length >= maxQueued) return Promise.reject(new AdmissionUnavailableError('Too many requests wait for the database; try again.', { retryAfterSeconds: 1 }));
+      if (closed !== undefined)
+        return Promise.reject(new AdmissionUnavailableError('The server is stopping; try another one.', { retryAfterSeconds: 1 }));
+      if (queue.length >= maxQueued)
+        return Promise.reject(
+          new AdmissionUnavailableError('Too many requests wait for the database; try again.', { retryAfterSeconds: 1 }),
+        );
       return new Promise((resolve, reject) => {
         queue.push({ item, since: performance.now(), resolve, reject });
         schedule();

@@ -6,7 +6,14 @@ import type { Argon2Verifiers } from '../identity/argon2-verifier.ts';
 import { fastVerifier, type Peppers } from '../identity/pepper.ts';
 import { isPostgresError, isUniqueViolation } from '../ledger/append.ts';
 import type { Database } from '../postgres/pool.ts';
-import { AdmissionUnavailableError, type Admission, type CallerRefused, type VerifyAnswer, type VerifyCaller, type VerifyRequest } from './admission.ts';
+import {
+  AdmissionUnavailableError,
+  type Admission,
+  type CallerRefused,
+  type VerifyAnswer,
+  type VerifyCaller,
+  type VerifyRequest,
+} from './admission.ts';
 import {
   ADDRESS_BLOCKING,
   admitBatch,
@@ -78,7 +85,8 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
         const collided = ['40P01', '40001'].includes(error.code) || isUniqueViolation(error, 'usage_requests_pkey');
         if (collided && attempt < ATTEMPTS) continue;
         // 53*, 55*, 57*: the server is out of something, locked or going down. The rest would be a request that should not have come so far.
-        if (/^(53|55|57|40)/.test(error.code)) throw new AdmissionUnavailableError('The database can not answer now; try again.', { retryAfterSeconds: 1, cause: error });
+        if (/^(53|55|57|40)/.test(error.code))
+          throw new AdmissionUnavailableError('The database can not answer now; try again.', { retryAfterSeconds: 1, cause: error });
         onError(error);
         return batch.length === 1 ? ['failed'] : decideApart(batch);
       }
@@ -111,7 +119,8 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
 
   async function decideOne(asked: Asked): Promise<Exclude<Verdict, 'failed'>> {
     const verdict = await batcher.add(asked);
-    if (verdict === 'failed') throw new AdmissionUnavailableError('The verification failed; see the log of the server.', { retryAfterSeconds: 1 });
+    if (verdict === 'failed')
+      throw new AdmissionUnavailableError('The verification failed; see the log of the server.', { retryAfterSeconds: 1 });
     return verdict;
   }
 
@@ -133,7 +142,9 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
         case REQUEST_ID_TAKEN:
           return { kind: 'request-id-taken' };
         default:
-          return special !== null && 'key' in special ? repeatAnswer(special, decided.position, request.requestId) : toAnswer(decided, key, request.requestId);
+          return special !== null && 'key' in special
+            ? repeatAnswer(special, decided.position, request.requestId)
+            : toAnswer(decided, key, request.requestId);
       }
     },
     async recordUsage(organizationId, items) {
@@ -143,7 +154,9 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
         } catch (error) {
           if (!isPostgresError(error)) throw error;
           const collided =
-            ['40P01', '40001'].includes(error.code) || isUniqueViolation(error, 'usage_requests_pkey') || isUniqueViolation(error, 'settlements_pkey');
+            ['40P01', '40001'].includes(error.code) ||
+            isUniqueViolation(error, 'usage_requests_pkey') ||
+            isUniqueViolation(error, 'settlements_pkey');
           if (!collided || attempt === ATTEMPTS) throw error;
         }
       }

@@ -17,7 +17,12 @@ export type KeyFacts = {
   readonly metadata: JsonValue;
   readonly expiresAt: Date | null;
   readonly ownerId: string | null;
-  readonly quotas: { readonly total: number | null; readonly daily: number | null; readonly weekly: number | null; readonly monthly: number | null };
+  readonly quotas: {
+    readonly total: number | null;
+    readonly daily: number | null;
+    readonly weekly: number | null;
+    readonly monthly: number | null;
+  };
   readonly requestsPerMinute: number | null;
 };
 
@@ -63,7 +68,9 @@ export function createKeyFactsCache(db: Kysely<Tables>, capacity: number): KeyFa
         else missing.push(number);
       }
       if (missing.length === 0) return found;
-      const { rows } = await sql<{ key: StoredKey }>`SELECT to_json(k) AS key FROM api_keys k WHERE number = ANY (${missing}::integer[])`.execute(db);
+      const { rows } = await sql<{
+        key: StoredKey;
+      }>`SELECT to_json(k) AS key FROM api_keys k WHERE number = ANY (${missing}::integer[])`.execute(db);
       for (const { key } of rows) {
         const facts = toKeyFacts(key);
         found.set(facts.number, facts);

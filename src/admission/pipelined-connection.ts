@@ -15,7 +15,10 @@ export type PipelinedConnection = {
   close(): Promise<void>;
 };
 
-export function openPipelinedConnection(options: { readonly config: pg.ClientConfig; readonly onError: (error: Error) => void }): PipelinedConnection {
+export function openPipelinedConnection(options: {
+  readonly config: pg.ClientConfig;
+  readonly onError: (error: Error) => void;
+}): PipelinedConnection {
   const closing = new AbortController();
   let newest: GuardedClient | undefined;
   let current: GuardedClient | undefined;
@@ -35,13 +38,15 @@ export function openPipelinedConnection(options: { readonly config: pg.ClientCon
         current = client;
         ready.resolve();
         await ended;
-        if (!closing.signal.aborted) options.onError(client.distrusted ?? new Error('The database closed the connection of the verifications.'));
+        if (!closing.signal.aborted)
+          options.onError(client.distrusted ?? new Error('The database closed the connection of the verifications.'));
       } catch (error) {
         options.onError(error as Error);
       }
       current = undefined;
       ready = Promise.withResolvers();
-      if (!closing.signal.aborted) await sleep(retryMs * (0.5 + Math.random() / 2), undefined, { signal: closing.signal }).catch(() => undefined);
+      if (!closing.signal.aborted)
+        await sleep(retryMs * (0.5 + Math.random() / 2), undefined, { signal: closing.signal }).catch(() => undefined);
       retryMs = Math.min(LONGEST_RETRY_MS, retryMs * 2);
     }
   }
@@ -60,7 +65,10 @@ export function openPipelinedConnection(options: { readonly config: pg.ClientCon
       } catch (error) {
         if (client.distrusted === undefined) throw error;
         void client.end().catch(() => undefined); // it is given up, and its end starts the next one
-        throw new AdmissionUnavailableError('The connection to the database broke before the answer; try again.', { retryAfterSeconds: 1, cause: error });
+        throw new AdmissionUnavailableError('The connection to the database broke before the answer; try again.', {
+          retryAfterSeconds: 1,
+          cause: error,
+        });
       }
     },
     connected: () => current !== undefined && current.distrusted === undefined,

@@ -10,7 +10,12 @@ export type QuotaWindow = {
   /** When a request could pass again; null where one can pass now, or never will by waiting. */
   readonly availableAt: Date | null;
 };
-export type LimitWindow = { readonly unit: 'REQUESTS' | 'TOKENS'; readonly windowSeconds: number; readonly limit: bigint; readonly remaining: bigint };
+export type LimitWindow = {
+  readonly unit: 'REQUESTS' | 'TOKENS';
+  readonly windowSeconds: number;
+  readonly limit: bigint;
+  readonly remaining: bigint;
+};
 export type KeyWindows = { readonly quotas: readonly QuotaWindow[]; readonly limits: readonly LimitWindow[] };
 
 type Row = {

@@ -31,6 +31,7 @@ export async function recordUsage(db: Kysely<Tables>, organizationId: string, it
       ${items.map((item) => item.tokensOut)}::bigint[], ${items.map((item) => item.model)}::text[])`.execute(db);
   const row = rows[0];
   if (row === undefined) throw new Error('record_usage answered no row: the function of migration 0004 was changed.');
-  if (row.bad_item !== null) return { kind: 'bad-item', index: row.bad_item, message: REASONS[row.bad_reason ?? ''] ?? 'the item can not be recorded' };
+  if (row.bad_item !== null)
+    return { kind: 'bad-item', index: row.bad_item, message: REASONS[row.bad_reason ?? ''] ?? 'the item can not be recorded' };
   return { kind: 'recorded', accepted: row.accepted, duplicates: row.duplicates, position: row.last_position };
 }

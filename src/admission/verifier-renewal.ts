@@ -14,7 +14,15 @@ export type VerifierRenewal = {
   renew(asked: Asked, other: { readonly pepperId: string; readonly argon2: string }): Promise<'renewed' | 'wrong-secret'>;
 };
 
-export function createVerifierRenewal({ db, peppers, argon2 }: { readonly db: Kysely<Tables>; readonly peppers: Peppers; readonly argon2: Argon2Verifiers }): VerifierRenewal {
+export function createVerifierRenewal({
+  db,
+  peppers,
+  argon2,
+}: {
+  readonly db: Kysely<Tables>;
+  readonly peppers: Peppers;
+  readonly argon2: Argon2Verifiers;
+}): VerifierRenewal {
   async function isRenewed(asked: Asked): Promise<boolean> {
     const row = await db.selectFrom('key_verifiers').select('pepper_id').where('lookup_id', '=', asked.lookupId).executeTakeFirst();
     return row?.pepper_id === peppers.current.id;
@@ -42,7 +50,9 @@ export function createVerifierRenewal({ db, peppers, argon2 }: { readonly db: Ky
         case 'mismatch':
           return 'wrong-secret';
         case 'busy':
-          throw new AdmissionUnavailableError('Too many keys are being checked for the first time after a change of pepper; try again.', { retryAfterSeconds: 1 });
+          throw new AdmissionUnavailableError('Too many keys are being checked for the first time after a change of pepper; try again.', {
+            retryAfterSeconds: 1,
+          });
       }
       return verdict satisfies never;
     },

@@ -154,7 +154,8 @@ async function checkWindows(db: Kysely<Tables>, page: RawBuilder<unknown>, { rep
     UNION ALL
     SELECT k.number, 'all', 'windows', 'none' FROM api_keys k WHERE k.number ${page} AND NOT EXISTS (SELECT FROM key_windows w WHERE w.key = k.number)
     ORDER BY 1 LIMIT ${FINDINGS}`.execute(db);
-  for (const { key, kept, expected, found } of rows) report({ kind: 'window-differs', subject: `${kept} of key number ${key}`, expected, found });
+  for (const { key, kept, expected, found } of rows)
+    report({ kind: 'window-differs', subject: `${kept} of key number ${key}`, expected, found });
 }
 
 /** An organization's buckets (key 0) are the sums of its keys'. */

@@ -3,7 +3,10 @@ import type { z } from 'zod';
 import { refusal, type Refusal } from '../domain/refusals.ts';
 
 /** Parses a mutation's input; the refusal names the first field at fault by its path and says what would be right. */
-export function parseInput<Schema extends z.ZodType>(schema: Schema, input: unknown): { readonly ok: true; readonly value: z.output<Schema> } | { readonly ok: false; readonly refusal: Refusal } {
+export function parseInput<Schema extends z.ZodType>(
+  schema: Schema,
+  input: unknown,
+): { readonly ok: true; readonly value: z.output<Schema> } | { readonly ok: false; readonly refusal: Refusal } {
   const parsed = schema.safeParse(input);
   if (parsed.success) return { ok: true, value: parsed.data };
   const { message, field } = describeFaults(parsed.error);

@@ -42,7 +42,13 @@ export type KeyCommandContext = CommandContext & {
 };
 
 /** A fresh secret with both verifiers, made once a command however often it is decided. */
-type NewSecret = { readonly secret: Secret; readonly facts: SecretFacts; readonly argon2: string; readonly pepperId: string; readonly mac: Buffer };
+type NewSecret = {
+  readonly secret: Secret;
+  readonly facts: SecretFacts;
+  readonly argon2: string;
+  readonly pepperId: string;
+  readonly mac: Buffer;
+};
 
 const FOLD = { initial: ABSENT_KEY, parse: parseEvent.key, evolve: evolveKey };
 
@@ -72,7 +78,9 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
     actor: Actor | null,
     target: { readonly organizationId: string; readonly keyId: string },
     request: { readonly operation: string; readonly input: JsonValue; readonly idempotencyKey: Secret | null },
-    toCommand: (state: KeyState) => Promise<{ readonly command: KeyCommand; readonly minted?: NewSecret } | Refusal> | { readonly command: KeyCommand },
+    toCommand: (
+      state: KeyState,
+    ) => Promise<{ readonly command: KeyCommand; readonly minted?: NewSecret } | Refusal> | { readonly command: KeyCommand },
   ): Promise<Outcome<KeyResult>> {
     const actorId = actor?.id ?? SYSTEM_ACTOR_ID;
     if (actor !== null) await authorizeChange(actor, target.keyId);
@@ -87,7 +95,14 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
           if (isRefusal(asked)) return asked;
           const events = decideKey(state, asked.command, now);
           if (isRefusal(events)) return events;
-          return decided({ actorId, organizationId: target.organizationId, state, version, events, minted: 'minted' in asked ? asked.minted : undefined });
+          return decided({
+            actorId,
+            organizationId: target.organizationId,
+            state,
+            version,
+            events,
+            minted: 'minted' in asked ? asked.minted : undefined,
+          });
         },
       }),
     );
@@ -154,7 +169,10 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
       return change(actor, { organizationId: actor.organizationId, keyId: id }, request, async (state) => {
         if (state.kind === 'absent') return refusal('NOT_FOUND', 'There is no such key in your organization', 'id');
         minted ??= await newSecret(state.type);
-        return { command: { kind: 'regenerate', secret: minted.facts, overlapUntil: overlapUntil === null ? null : new Date(overlapUntil) }, minted };
+        return {
+          command: { kind: 'regenerate', secret: minted.facts, overlapUntil: overlapUntil === null ? null : new Date(overlapUntil) },
+          minted,
+        };
       });
     },
     async delete(actor, raw) {
@@ -162,17 +180,23 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
       if (!input.ok) return input.refusal;
       const { id, confirmName, idempotencyKey } = input.value;
       const request = { operation: 'deleteApiKey', input: { id, confirmName }, idempotencyKey };
-      return change(actor, { organizationId: actor.organizationId, keyId: id }, request, () => ({ command: { kind: 'delete', confirmName } }));
+      return change(actor, { organizationId: actor.organizationId, keyId: id }, request, () => ({
+        command: { kind: 'delete', confirmName },
+      }));
     },
     expire: (organizationId, keyId) =>
-      change(null, { organizationId, keyId }, { operation: 'expire', input: null, idempotencyKey: null }, () => ({ command: { kind: 'expire' } })),
+      change(null, { organizationId, keyId }, { operation: 'expire', input: null, idempotencyKey: null }, () => ({
+        command: { kind: 'expire' },
+      })),
   };
 
   async function simple(actor: Actor, raw: unknown, operation: string, command: KeyCommand): Promise<Outcome<KeyResult>> {
     const input = parseInput(keyIdSchema, raw);
     if (!input.ok) return input.refusal;
     const { id, idempotencyKey } = input.value;
-    return change(actor, { organizationId: actor.organizationId, keyId: id }, { operation, input: { id }, idempotencyKey }, () => ({ command }));
+    return change(actor, { organizationId: actor.organizationId, keyId: id }, { operation, input: { id }, idempotencyKey }, () => ({
+      command,
+    }));
   }
 }
 
@@ -213,7 +237,10 @@ function verifierEffects(key: KeyIdentity, event: KeyEvent, minted: NewSecret | 
           : sql`
               UPDATE key_verifiers SET current = false, expires_at = ${event.data.overlapUntil}::timestamptz
               FROM appended WHERE key_id = ${keyId}::uuid AND current RETURNING 1`;
-      return [{ name: 'retired_verifiers', statement: retire }, newVerifier(key, minted, sql`appended, (SELECT count(*) FROM retired_verifiers) AS retired`)];
+      return [
+        { name: 'retired_verifiers', statement: retire },
+        newVerifier(key, minted, sql`appended, (SELECT count(*) FROM retired_verifiers) AS retired`),
+      ];
     }
     case 'Deleted':
       return [
@@ -243,7 +270,9 @@ function newVerifier(key: KeyIdentity, minted: NewSecret | undefined, from: RawB
 /** Null from GraphQL clears what can be cleared, and for the rest means "leave it". */
 function clearable(given: { readonly [Name in keyof KeySettings]?: KeySettings[Name] | null | undefined }): Partial<KeySettings> {
   const nullable = new Set(['expiresAt', 'profileId', 'rotateEveryDays']);
-  return Object.fromEntries(Object.entries(given).filter(([name, value]) => value !== undefined && (value !== null || nullable.has(name)))) as Partial<KeySettings>;
+  return Object.fromEntries(
+    Object.entries(given).filter(([name, value]) => value !== undefined && (value !== null || nullable.has(name))),
+  ) as Partial<KeySettings>;
 }
 
 function refuseUnknownProfile(profileId: string | null): Refusal | null {
@@ -263,7 +292,9 @@ type KeyIdentity = { readonly keyId: string; readonly number: number };
 
 /** UUIDv7, so that neighbours in time are neighbours in the index, and the small number that usage rows carry. */
 async function newIdentity(db: Kysely<Tables>): Promise<KeyIdentity> {
-  const { rows } = await sql<{ id: string; number: number }>`SELECT uuidv7() AS id, nextval('api_key_numbers')::integer AS number`.execute(db);
+  const { rows } = await sql<{ id: string; number: number }>`SELECT uuidv7() AS id, nextval('api_key_numbers')::integer AS number`.execute(
+    db,
+  );
   const row = rows[0];
   if (row === undefined) throw new Error('The database gave no identity for a new key.');
   return { keyId: row.id, number: row.number };

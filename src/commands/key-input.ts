@@ -6,7 +6,11 @@ import { Secret } from '../lib/secret.ts';
 
 const MAX_METADATA_BYTES = 16 * 1024;
 /** JavaScript's own limit for exact integers, far above any real cap. */
-const cap = z.int('give a whole number, or null for no cap').positive('give a number above 0, or null for no cap').nullish().transform((value) => value ?? null);
+const cap = z
+  .int('give a whole number, or null for no cap')
+  .positive('give a number above 0, or null for no cap')
+  .nullish()
+  .transform((value) => value ?? null);
 
 const name = z
   .string()
@@ -20,14 +24,24 @@ const category = z
   .refine((text) => text.length >= 1 && text.length <= 50 && !/\p{Cc}|\p{Cs}/u.test(text), 'give a category of 1 to 50 characters');
 
 const permissions = z
-  .array(z.string().regex(/^[A-Za-z0-9_.:*/-]{1,100}$/, "a permission is 1 to 100 of the characters A-Z a-z 0-9 _ . : * / -, such as 'read:experiences'"))
+  .array(
+    z
+      .string()
+      .regex(
+        /^[A-Za-z0-9_.:*/-]{1,100}$/,
+        "a permission is 1 to 100 of the characters A-Z a-z 0-9 _ . : * / -, such as 'read:experiences'",
+      ),
+  )
   .max(100, 'a key can carry 100 permissions at most')
   .transform((list) => [...new Set(list)]);
 
 const metadata = z
   .record(z.string(), z.json())
   .refine(isCanonicalizable, 'give JSON without lone surrogates')
-  .refine((value) => Buffer.byteLength(JSON.stringify(value)) <= MAX_METADATA_BYTES, `metadata can take ${MAX_METADATA_BYTES} bytes as JSON at most`);
+  .refine(
+    (value) => Buffer.byteLength(JSON.stringify(value)) <= MAX_METADATA_BYTES,
+    `metadata can take ${MAX_METADATA_BYTES} bytes as JSON at most`,
+  );
 
 const ipAllowlist = z
   .array(
@@ -41,11 +55,20 @@ const ipAllowlist = z
   .max(100, 'an allowlist can have 100 ranges at most');
 
 const allowedOrigins = z
-  .array(z.string().refine((text) => URL.canParse(text) && new URL(text).origin === text, "an origin is scheme, host and perhaps port, such as 'https://app.example.com'"))
+  .array(
+    z
+      .string()
+      .refine(
+        (text) => URL.canParse(text) && new URL(text).origin === text,
+        "an origin is scheme, host and perhaps port, such as 'https://app.example.com'",
+      ),
+  )
   .max(100, 'a key can have 100 origins at most');
 
 /** A moment, as a Date or an ISO 8601 text with offset; recorded in UTC with milliseconds. */
-const moment = z.union([z.date(), z.iso.datetime({ offset: true, error: "give a moment such as '2030-01-31T00:00:00Z'" })]).transform((value) => new Date(value).toISOString());
+const moment = z
+  .union([z.date(), z.iso.datetime({ offset: true, error: "give a moment such as '2030-01-31T00:00:00Z'" })])
+  .transform((value) => new Date(value).toISOString());
 
 const quotas = z.strictObject({ total: cap, daily: cap, weekly: cap, monthly: cap });
 const limits = z.strictObject({ requestsPerMinute: cap, tokensPerMinute: cap });
@@ -77,7 +100,10 @@ const settings = {
 export const createKeySchema = z.strictObject({
   organizationId: uuid,
   type: z.enum(['PUBLIC', 'SECRET', 'TEST']),
-  personal: z.boolean().nullish().transform((value) => value ?? false),
+  personal: z
+    .boolean()
+    .nullish()
+    .transform((value) => value ?? false),
   name,
   category: orDefault(category, 'production'),
   permissions: orDefault(permissions, []),
@@ -95,12 +121,18 @@ export const createKeySchema = z.strictObject({
 /** `updateApiKey`'s input: what is left out stays; null clears what can be cleared; `quotas` and `limits` are replaced whole. */
 export const updateKeySchema = z.strictObject({ id: uuid, idempotencyKey: idempotencyKeySchema, ...z.object(settings).partial().shape });
 export const keyIdSchema = z.strictObject({ id: uuid, idempotencyKey: idempotencyKeySchema });
-export const regenerateKeySchema = z.strictObject({ id: uuid, overlapUntil: orDefault(moment.nullable(), null), idempotencyKey: idempotencyKeySchema });
+export const regenerateKeySchema = z.strictObject({
+  id: uuid,
+  overlapUntil: orDefault(moment.nullable(), null),
+  idempotencyKey: idempotencyKeySchema,
+});
 export const deleteKeySchema = z.strictObject({ id: uuid, confirmName: z.string(), idempotencyKey: idempotencyKeySchema });
 
 /** GraphQL sends null for what a client leaves out as a variable: both mean the default. */
 function orDefault<Schema extends z.ZodType>(schema: Schema, value: z.output<Schema>) {
-  return schema.nullish().transform((given): z.output<Schema> => (given === null || given === undefined ? value : (given as z.output<Schema>)));
+  return schema
+    .nullish()
+    .transform((given): z.output<Schema> => (given === null || given === undefined ? value : (given as z.output<Schema>)));
 }
 
 function isCanonicalizable(value: z.core.util.JSONType): boolean {

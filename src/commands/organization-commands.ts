@@ -4,7 +4,13 @@ import { z } from 'zod';
 import type { Actor } from '../domain/actor.ts';
 import { SYSTEM_ACTOR_ID } from '../domain/actor.ts';
 import { parseEvent, streamOf, type OrganizationEvent } from '../domain/event.ts';
-import { ABSENT_ORGANIZATION, decideOrganization, evolveOrganization, type OrganizationCommand, type OrganizationState } from '../domain/organization.ts';
+import {
+  ABSENT_ORGANIZATION,
+  decideOrganization,
+  evolveOrganization,
+  type OrganizationCommand,
+  type OrganizationState,
+} from '../domain/organization.ts';
 import { ROLES } from '../domain/permissions.ts';
 import { PLAN_NAMES } from '../domain/plan.ts';
 import { isRefusal, refusal } from '../domain/refusals.ts';
@@ -29,17 +35,38 @@ const role = z.enum(ROLES);
 const uuid = z.uuid();
 const personFields = {
   name: title.nullish().transform((value) => value ?? null),
-  email: z.email('give an e-mail address').max(254).nullish().transform((value) => value ?? null),
-  oidcSubject: z.string().min(1).max(255).nullish().transform((value) => value ?? null),
+  email: z
+    .email('give an e-mail address')
+    .max(254)
+    .nullish()
+    .transform((value) => value ?? null),
+  oidcSubject: z
+    .string()
+    .min(1)
+    .max(255)
+    .nullish()
+    .transform((value) => value ?? null),
 };
 
-export const createOrganizationSchema = z.strictObject({ name: title, ownerName: personFields.name, ownerEmail: personFields.email, idempotencyKey: idempotencyKeySchema });
+export const createOrganizationSchema = z.strictObject({
+  name: title,
+  ownerName: personFields.name,
+  ownerEmail: personFields.email,
+  idempotencyKey: idempotencyKeySchema,
+});
 export const renameOrganizationSchema = z.strictObject({ organizationId: uuid, name: title, idempotencyKey: idempotencyKeySchema });
-const cap = z.int('give a whole number, or null for no cap').positive('give a number above 0, or null for no cap').nullish().transform((value) => value ?? null);
+const cap = z
+  .int('give a whole number, or null for no cap')
+  .positive('give a number above 0, or null for no cap')
+  .nullish()
+  .transform((value) => value ?? null);
 export const changePlanSchema = z.strictObject({
   organizationId: uuid,
   plan: z.enum(PLAN_NAMES),
-  caps: z.strictObject({ requestsPerSecond: cap, requestsPerMinute: cap }).nullish().transform((value) => value ?? null),
+  caps: z
+    .strictObject({ requestsPerSecond: cap, requestsPerMinute: cap })
+    .nullish()
+    .transform((value) => value ?? null),
   idempotencyKey: idempotencyKeySchema,
 });
 export const addMemberSchema = z.strictObject({ organizationId: uuid, role, ...personFields, idempotencyKey: idempotencyKeySchema });
@@ -111,7 +138,14 @@ export function createOrganizationCommands(context: CommandContext): Organizatio
       const { id: organizationId, second: ownerId, number } = await newIds(db);
       const person = personEffect(organizationId, ownerId, { name: ownerName, email: ownerEmail, oidcSubject: null });
       const request = { operation: 'createOrganization', input: { name }, idempotencyKey };
-      return change(actor, organizationId, request, { kind: 'create', organizationId, number, name, plan: 'ENTERPRISE', ownerId }, ownerId, person);
+      return change(
+        actor,
+        organizationId,
+        request,
+        { kind: 'create', organizationId, number, name, plan: 'ENTERPRISE', ownerId },
+        ownerId,
+        person,
+      );
     },
     async rename(actor, raw) {
       requirePermission(actor, 'organization:write');
@@ -119,14 +153,26 @@ export function createOrganizationCommands(context: CommandContext): Organizatio
       if (!input.ok) return input.refusal;
       const { organizationId, name, idempotencyKey } = input.value;
       if (organizationId !== actor.organizationId) return refusal('NOT_FOUND', 'There is no such organization', 'organizationId');
-      return change(actor, organizationId, { operation: 'renameOrganization', input: { organizationId, name }, idempotencyKey }, { kind: 'rename', name }, null);
+      return change(
+        actor,
+        organizationId,
+        { operation: 'renameOrganization', input: { organizationId, name }, idempotencyKey },
+        { kind: 'rename', name },
+        null,
+      );
     },
     async changePlan(actor, raw) {
       if (actor !== null) requirePermission(actor, 'plans:write');
       const input = parseInput(changePlanSchema, raw);
       if (!input.ok) return input.refusal;
       const { organizationId, plan, caps, idempotencyKey } = input.value;
-      return change(actor, organizationId, { operation: 'changePlan', input: { organizationId, plan, caps }, idempotencyKey }, { kind: 'change-plan', plan, caps }, null);
+      return change(
+        actor,
+        organizationId,
+        { operation: 'changePlan', input: { organizationId, plan, caps }, idempotencyKey },
+        { kind: 'change-plan', plan, caps },
+        null,
+      );
     },
     async addMember(actor, raw) {
       requirePermission(actor, 'members:write');
@@ -136,7 +182,14 @@ export function createOrganizationCommands(context: CommandContext): Organizatio
       if (organizationId !== actor.organizationId) return refusal('NOT_FOUND', 'There is no such organization', 'organizationId');
       const { id: memberId } = await newIds(db);
       const request = { operation: 'addMember', input: { organizationId, role: newRole, ...person }, idempotencyKey };
-      return change(actor, organizationId, request, { kind: 'add-member', memberId, role: newRole }, memberId, personEffect(organizationId, memberId, person));
+      return change(
+        actor,
+        organizationId,
+        request,
+        { kind: 'add-member', memberId, role: newRole },
+        memberId,
+        personEffect(organizationId, memberId, person),
+      );
     },
     async changeMemberRole(actor, raw) {
       requirePermission(actor, 'members:write');
@@ -152,8 +205,18 @@ export function createOrganizationCommands(context: CommandContext): Organizatio
       if (!input.ok) return input.refusal;
       const { id, idempotencyKey } = input.value;
       // Who leaves is forgotten: the log keeps the id alone.
-      const forget = { name: 'forgotten_person', statement: sql`DELETE FROM people USING appended WHERE organization_id = ${actor.organizationId}::uuid AND member_id = ${id}::uuid` };
-      return change(actor, actor.organizationId, { operation: 'removeMember', input: { id }, idempotencyKey }, { kind: 'remove-member', memberId: id }, id, [forget]);
+      const forget = {
+        name: 'forgotten_person',
+        statement: sql`DELETE FROM people USING appended WHERE organization_id = ${actor.organizationId}::uuid AND member_id = ${id}::uuid`,
+      };
+      return change(
+        actor,
+        actor.organizationId,
+        { operation: 'removeMember', input: { id }, idempotencyKey },
+        { kind: 'remove-member', memberId: id },
+        id,
+        [forget],
+      );
     },
   };
 }
@@ -162,7 +225,8 @@ export function createOrganizationCommands(context: CommandContext): Organizatio
 function guardOwnership(actor: Actor, state: OrganizationState, command: OrganizationCommand): void {
   if (actor.kind === 'member' && actor.role === 'OWNER') return;
   const touchesOwner =
-    ('role' in command && command.role === 'OWNER') || ('memberId' in command && state.kind === 'organization' && state.members.get(command.memberId) === 'OWNER');
+    ('role' in command && command.role === 'OWNER') ||
+    ('memberId' in command && state.kind === 'organization' && state.members.get(command.memberId) === 'OWNER');
   if (touchesOwner) throw new ForbiddenError('organization:write');
 }
 

@@ -9,7 +9,7 @@ import { isPermission, PERMISSIONS, permissionsOf, type Permission } from '../do
 import { isRefusal, refusal, type Refusal } from '../domain/refusals.ts';
 import { accessTokenHash, newAccessToken } from '../identity/access-token.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
-import { Secret } from '../lib/secret.ts';
+import type { Secret } from '../lib/secret.ts';
 import { runCommand, type CommandContext, type Decision, type Outcome } from '../ledger/run-command.ts';
 import { loadStream } from '../ledger/stream.ts';
 import type { Tables } from '../postgres/tables.ts';
@@ -29,7 +29,10 @@ export const createTokenSchema = z.strictObject({
   name: z
     .string()
     .transform((text) => text.normalize('NFC').trim())
-    .refine((text) => text.length >= 1 && text.length <= 100 && !/\p{Cc}|\p{Cs}/u.test(text), 'say in 1 to 100 characters what the token is for'),
+    .refine(
+      (text) => text.length >= 1 && text.length <= 100 && !/\p{Cc}|\p{Cs}/u.test(text),
+      'say in 1 to 100 characters what the token is for',
+    ),
   memberId: uuid.nullish().transform((value) => value ?? null),
   permissions: z
     .array(z.string().refine(isPermission, `give permissions out of: ${Object.keys(PERMISSIONS).join(', ')}`))
@@ -48,7 +51,10 @@ export const revokeTokenSchema = z.strictObject({ id: uuid, idempotencyKey: idem
 export type TokenCommands = {
   /** `fixed`: a secret chosen by the operator (BOOTSTRAP_TOKEN) instead of a random one. */
   create(actor: Actor | null, input: unknown, fixed?: Secret): Promise<Outcome<TokenResult>>;
-  revoke(actor: Actor | { readonly organizationId: string; readonly id: typeof SYSTEM_ACTOR_ID }, input: unknown): Promise<Outcome<TokenResult>>;
+  revoke(
+    actor: Actor | { readonly organizationId: string; readonly id: typeof SYSTEM_ACTOR_ID },
+    input: unknown,
+  ): Promise<Outcome<TokenResult>>;
 };
 
 const FOLD = { initial: ABSENT_TOKEN, parse: parseEvent.token, evolve: evolveToken };
@@ -56,7 +62,14 @@ const FOLD = { initial: ABSENT_TOKEN, parse: parseEvent.token, evolve: evolveTok
 export function createTokenCommands(context: CommandContext): TokenCommands {
   const { db } = context;
 
-  function decided(organizationId: string, actorId: string, tokenId: string, version: number, events: readonly TokenEvent[], secret?: Secret): Decision<TokenResult> {
+  function decided(
+    organizationId: string,
+    actorId: string,
+    tokenId: string,
+    version: number,
+    events: readonly TokenEvent[],
+    secret?: Secret,
+  ): Decision<TokenResult> {
     return {
       streams: [{ organizationId, stream: streamOf.token(tokenId), version, events }],
       effects: writeTokenRow(tokenId, organizationId, actorId, events),
@@ -72,10 +85,17 @@ export function createTokenCommands(context: CommandContext): TokenCommands {
       const input = parseInput(createTokenSchema, raw);
       if (!input.ok) return input.refusal;
       const { organizationId, name, memberId, permissions, expiresAt, idempotencyKey } = input.value;
-      if (actor !== null && organizationId !== actor.organizationId) return refusal('NOT_FOUND', 'There is no such organization', 'organizationId');
+      if (actor !== null && organizationId !== actor.organizationId)
+        return refusal('NOT_FOUND', 'There is no such organization', 'organizationId');
       const secret = fixed ?? newAccessToken(randomBytes(32));
       const actorId = actor?.id ?? SYSTEM_ACTOR_ID;
-      const asked: JsonValue = { organizationId, name, memberId, permissions: permissions === null ? null : [...permissions], expiresAt: expiresAt?.toISOString() ?? null };
+      const asked: JsonValue = {
+        organizationId,
+        name,
+        memberId,
+        permissions: permissions === null ? null : [...permissions],
+        expiresAt: expiresAt?.toISOString() ?? null,
+      };
       return runCommand<TokenResult>(context, {
         actorId,
         operation: 'createAccessToken',

@@ -36,7 +36,8 @@ export function decideToken(state: TokenState, command: TokenCommand, now: Date)
       if (command.memberId === null && command.permissions === null) {
         return refusal('INVALID_INPUT', "A service's token needs 'permissions'", 'permissions');
       }
-      if (command.expiresAt !== null && command.expiresAt <= now) return refusal('INVALID_INPUT', "'expiresAt' lies in the past", 'expiresAt');
+      if (command.expiresAt !== null && command.expiresAt <= now)
+        return refusal('INVALID_INPUT', "'expiresAt' lies in the past", 'expiresAt');
       const { kind: _, expiresAt, permissions, ...facts } = command;
       const data = { ...facts, permissions: permissions === null ? null : [...permissions], expiresAt: expiresAt?.toISOString() ?? null };
       return [{ type: 'AccessTokenIssued', data }];

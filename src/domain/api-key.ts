@@ -57,7 +57,8 @@ function hasExpired(settings: KeySettings, now: Date): boolean {
 export function decideKey(state: KeyState, command: KeyCommand, now: Date): readonly KeyEvent[] | Refusal {
   if (command.kind === 'create') {
     if (state.kind !== 'absent') throw new Error(`Key ${command.keyId} exists already: ids of new keys must be new.`);
-    if (hasExpired(command.settings, now)) return refusal('INVALID_INPUT', "'expiresAt' lies in the past; give a later moment or none", 'expiresAt');
+    if (hasExpired(command.settings, now))
+      return refusal('INVALID_INPUT', "'expiresAt' lies in the past; give a later moment or none", 'expiresAt');
     const { kind: _, settings, secret, ...identity } = command;
     return [{ type: 'KeyCreated', data: { ...identity, ...settings, ...secret } }];
   }
@@ -74,7 +75,11 @@ export function decideKey(state: KeyState, command: KeyCommand, now: Date): read
     case 'regenerate':
       if (hasExpired(state.settings, now)) return refusal('KEY_EXPIRED');
       if (command.overlapUntil !== null && command.overlapUntil <= now) {
-        return refusal('INVALID_INPUT', "'overlapUntil' lies in the past; give a later moment, or none to stop the old secret at once", 'overlapUntil');
+        return refusal(
+          'INVALID_INPUT',
+          "'overlapUntil' lies in the past; give a later moment, or none to stop the old secret at once",
+          'overlapUntil',
+        );
       }
       return [{ type: 'Regenerated', data: { ...command.secret, overlapUntil: command.overlapUntil?.toISOString() ?? null } }];
     case 'expire':
@@ -102,9 +107,20 @@ function decideUpdate(state: LiveKey, changes: Partial<KeySettings>, now: Date):
 export function evolveKey(state: KeyState, event: KeyEvent): KeyState {
   if (event.type === 'KeyCreated') {
     const { keyId, number, type, ownerId, lookupId, masked, verifierFingerprint, ...settings } = event.data;
-    return { kind: 'active', keyId, number, type, ownerId, settings, secret: { lookupId, masked, verifierFingerprint }, outdatedSecrets: [], expiredFor: null };
+    return {
+      kind: 'active',
+      keyId,
+      number,
+      type,
+      ownerId,
+      settings,
+      secret: { lookupId, masked, verifierFingerprint },
+      outdatedSecrets: [],
+      expiredFor: null,
+    };
   }
-  if (state.kind === 'absent' || state.kind === 'deleted') throw new Error(`The log is damaged: ${event.type} for a key that is ${state.kind}.`);
+  if (state.kind === 'absent' || state.kind === 'deleted')
+    throw new Error(`The log is damaged: ${event.type} for a key that is ${state.kind}.`);
   switch (event.type) {
     case 'Updated':
       return { ...state, settings: { ...state.settings, ...withoutUndefined(event.data) } };
@@ -114,7 +130,8 @@ export function evolveKey(state: KeyState, event: KeyEvent): KeyState {
       return { ...state, kind: 'inactive' };
     case 'Regenerated': {
       const { overlapUntil, ...secret } = event.data;
-      const outdatedSecrets = overlapUntil === null ? [] : [...state.outdatedSecrets, { lookupId: state.secret.lookupId, until: overlapUntil }];
+      const outdatedSecrets =
+        overlapUntil === null ? [] : [...state.outdatedSecrets, { lookupId: state.secret.lookupId, until: overlapUntil }];
       return { ...state, secret, outdatedSecrets };
     }
     case 'Expired':

@@ -140,7 +140,9 @@ export const streamOf = {
 function parseWith<Event extends LifecycleEvent>(schemas: Readonly<Record<string, z.ZodType>>, type: string, data: unknown): Event {
   const schema = schemas[type];
   if (schema === undefined) {
-    throw new Error(`The log holds an event of type '${type}' in a stream where this version knows no such type: it was written by a newer version; upgrade before you go on.`);
+    throw new Error(
+      `The log holds an event of type '${type}' in a stream where this version knows no such type: it was written by a newer version; upgrade before you go on.`,
+    );
   }
   // The schema of the type was applied on the line above: this is the edge where stored text becomes a typed fact.
   return { type, data: schema.parse(data) } as unknown as Event;

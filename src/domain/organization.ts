@@ -18,7 +18,14 @@ export type OrganizationState =
     };
 
 export type OrganizationCommand =
-  | { readonly kind: 'create'; readonly organizationId: string; readonly number: number; readonly name: string; readonly plan: string; readonly ownerId: string }
+  | {
+      readonly kind: 'create';
+      readonly organizationId: string;
+      readonly number: number;
+      readonly name: string;
+      readonly plan: string;
+      readonly ownerId: string;
+    }
   | { readonly kind: 'rename'; readonly name: string }
   /** `caps` only with ENTERPRISE: the other plans have their own. */
   | { readonly kind: 'change-plan'; readonly plan: PlanName; readonly caps: PlanCaps | null }
@@ -31,7 +38,8 @@ export const ABSENT_ORGANIZATION: OrganizationState = { kind: 'absent' };
 /** Decides a command: the events that follow, none where it already is as asked, or a refusal. */
 export function decideOrganization(state: OrganizationState, command: OrganizationCommand): readonly OrganizationEvent[] | Refusal {
   if (command.kind === 'create') {
-    if (state.kind !== 'absent') throw new Error(`Organization ${command.organizationId} exists already: ids of new organizations must be new.`);
+    if (state.kind !== 'absent')
+      throw new Error(`Organization ${command.organizationId} exists already: ids of new organizations must be new.`);
     const { kind: _, ownerId, ...facts } = command;
     return [
       { type: 'OrganizationCreated', data: facts },
@@ -62,10 +70,18 @@ export function decideOrganization(state: OrganizationState, command: Organizati
   return command satisfies never;
 }
 
-function decidePlan(state: { readonly plan: string; readonly caps: PlanCaps }, plan: PlanName, agreed: PlanCaps | null): readonly OrganizationEvent[] | Refusal {
-  if (agreed !== null && plan !== 'ENTERPRISE') return refusal('INVALID_INPUT', `Plan ${plan} has caps of its own; leave 'caps' out, or choose ENTERPRISE`, 'caps');
+function decidePlan(
+  state: { readonly plan: string; readonly caps: PlanCaps },
+  plan: PlanName,
+  agreed: PlanCaps | null,
+): readonly OrganizationEvent[] | Refusal {
+  if (agreed !== null && plan !== 'ENTERPRISE')
+    return refusal('INVALID_INPUT', `Plan ${plan} has caps of its own; leave 'caps' out, or choose ENTERPRISE`, 'caps');
   const caps = agreed ?? PLANS[plan];
-  const same = state.plan === plan && state.caps.requestsPerSecond === caps.requestsPerSecond && state.caps.requestsPerMinute === caps.requestsPerMinute;
+  const same =
+    state.plan === plan &&
+    state.caps.requestsPerSecond === caps.requestsPerSecond &&
+    state.caps.requestsPerMinute === caps.requestsPerMinute;
   return same ? [] : [{ type: 'PlanChanged', data: { plan, ...caps } }];
 }
 

@@ -17,7 +17,10 @@ export const VERIFICATION_REFUSALS = {
 } as const;
 export type VerificationRefusal = keyof typeof VERIFICATION_REFUSALS;
 export type VerificationCode = 'VALID' | VerificationRefusal;
-export const VERIFICATION_CODES: readonly [VerificationCode, ...VerificationCode[]] = ['VALID', ...(Object.keys(VERIFICATION_REFUSALS) as VerificationRefusal[])];
+export const VERIFICATION_CODES: readonly [VerificationCode, ...VerificationCode[]] = [
+  'VALID',
+  ...(Object.keys(VERIFICATION_REFUSALS) as VerificationRefusal[]),
+];
 
 /** Expected failures of a mutation: members of its result union, each `{ code, message }`. */
 export const MUTATION_REFUSALS = {

@@ -25,7 +25,8 @@ export function codeNumber(code: VerificationCode): number {
 
 export function codeOf(number: number): VerificationCode {
   const code = CODES[number];
-  if (code === undefined) throw new RangeError(`The log holds the outcome ${number}, which this version doesn't know: upgrade before you go on.`);
+  if (code === undefined)
+    throw new RangeError(`The log holds the outcome ${number}, which this version doesn't know: upgrade before you go on.`);
   return code;
 }
 

@@ -89,7 +89,11 @@ export function fromGraphql(cause: GraphQLError, error: unknown = cause): GraphQ
   const requestError = cause.path === undefined;
   // `spec`: 400 only for application/graphql-response+json. A body that can't be read is 400 for every client.
   const unreadable = extensions['code'] === 'BAD_REQUEST';
-  const http = unreadable ? { http: { status: 400, ...withoutSpec(extensions['http']) } } : requestError && extensions['http'] === undefined ? { http: { status: 400, spec: true } } : {};
+  const http = unreadable
+    ? { http: { status: 400, ...withoutSpec(extensions['http']) } }
+    : requestError && extensions['http'] === undefined
+      ? { http: { status: 400, spec: true } }
+      : {};
   return located(withExtensions(cause, { ...extensions, ...http, code: 'BAD_USER_INPUT' }), error);
 }
 

@@ -107,7 +107,11 @@ function verifyOperation(): Json {
 }
 
 function verifyBatchOperation(): Json {
-  const answers = { type: 'object', required: ['answers'], properties: { answers: { type: 'array', items: { oneOf: [reference('VerifyAnswer'), reference('Error')] } } } };
+  const answers = {
+    type: 'object',
+    required: ['answers'],
+    properties: { answers: { type: 'array', items: { oneOf: [reference('VerifyAnswer'), reference('Error')] } } },
+  };
   return {
     operationId: 'verifyBatch',
     summary: 'May these keys pass?',
@@ -115,11 +119,25 @@ function verifyBatchOperation(): Json {
     security: [{ accessToken: [] }],
     requestBody: {
       required: true,
-      content: { [JSON_TYPE]: { schema: jsonSchema(verifyBatchSchema), examples: named({ requests: [EXAMPLES.verifyRequest, EXAMPLES.verifyRequest] }) } },
+      content: {
+        [JSON_TYPE]: {
+          schema: jsonSchema(verifyBatchSchema),
+          examples: named({ requests: [EXAMPLES.verifyRequest, EXAMPLES.verifyRequest] }),
+        },
+      },
     },
     responses: {
       '200': { description: 'The answers, in the order of the questions.', content: { [JSON_TYPE]: { schema: answers } } },
-      ...refusals(['BAD_USER_INPUT', 'UNAUTHENTICATED', 'FORBIDDEN', 'REQUEST_TIMEOUT', 'PAYLOAD_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE', 'INTERNAL_SERVER_ERROR', 'SERVICE_UNAVAILABLE']),
+      ...refusals([
+        'BAD_USER_INPUT',
+        'UNAUTHENTICATED',
+        'FORBIDDEN',
+        'REQUEST_TIMEOUT',
+        'PAYLOAD_TOO_LARGE',
+        'UNSUPPORTED_MEDIA_TYPE',
+        'INTERNAL_SERVER_ERROR',
+        'SERVICE_UNAVAILABLE',
+      ]),
     },
   };
 }

@@ -37,14 +37,18 @@ export function createAuthenticate({ db, oidc }: { readonly db: Kysely<Tables>; 
     if (known.kind === 'actor' || oidc === null || !looksLikeJwt(token)) return known;
     const identity = await oidc.verify(token);
     if (identity.ok) return memberOfJwt(db, identity);
-    return identity.kind === 'unavailable' ? { kind: 'unavailable', message: 'The identity provider can not be reached; try again.' } : REFUSED;
+    return identity.kind === 'unavailable'
+      ? { kind: 'unavailable', message: 'The identity provider can not be reached; try again.' }
+      : REFUSED;
   };
 }
 
 async function actorOfToken(db: Kysely<Tables>, token: string): Promise<Authentication> {
   const row = await db
     .selectFrom('access_tokens as t')
-    .leftJoin('members as m', (join) => join.onRef('m.organization_id', '=', 't.organization_id').onRef('m.id', '=', 't.member_id').on('m.removed_at', 'is', null))
+    .leftJoin('members as m', (join) =>
+      join.onRef('m.organization_id', '=', 't.organization_id').onRef('m.id', '=', 't.member_id').on('m.removed_at', 'is', null),
+    )
     .select(['t.id', 't.organization_id', 't.member_id', 't.permissions', 't.expires_at', 'm.role'])
     .where('t.token_hash', '=', accessTokenHash(token))
     .where('t.revoked_at', 'is', null)
@@ -57,7 +61,17 @@ async function actorOfToken(db: Kysely<Tables>, token: string): Promise<Authenti
     return { kind: 'actor', actor: { kind: 'service', id: `service:${row.id}`, role: null, permissions: new Set(granted), ...common } };
   }
   if (row.role === null) return REFUSED; // the member has left
-  return { kind: 'actor', actor: { kind: 'member', id: `member:${row.member_id}`, memberId: row.member_id, role: row.role, permissions: reach(row.role, granted), ...common } };
+  return {
+    kind: 'actor',
+    actor: {
+      kind: 'member',
+      id: `member:${row.member_id}`,
+      memberId: row.member_id,
+      role: row.role,
+      permissions: reach(row.role, granted),
+      ...common,
+    },
+  };
 }
 
 /** A member's token with permissions of its own carries those of them that the member's role still has. */
@@ -75,13 +89,16 @@ async function memberOfJwt(db: Kysely<Tables>, identity: OidcIdentity): Promise<
   const organization = await db
     .selectFrom('organizations as o')
     .leftJoin('people as p', (join) => join.onRef('p.organization_id', '=', 'o.id').on('p.oidc_subject', '=', identity.subject))
-    .leftJoin('members as m', (join) => join.onRef('m.organization_id', '=', 'o.id').onRef('m.id', '=', 'p.member_id').on('m.removed_at', 'is', null))
+    .leftJoin('members as m', (join) =>
+      join.onRef('m.organization_id', '=', 'o.id').onRef('m.id', '=', 'p.member_id').on('m.removed_at', 'is', null),
+    )
     .select(['o.id', 'm.id as member_id', 'm.role'])
     .where((where) => where(where.cast<string>('o.id', 'text'), '=', identity.organization.toLowerCase()))
     .executeTakeFirst();
   if (organization === undefined) return { kind: 'refused', message: 'The organization that the token names does not exist here.' };
   const role = identity.role === null ? organization.role : (ROLES.find((known) => known === identity.role?.toUpperCase()) ?? null);
-  if (role === null) return { kind: 'refused', message: 'The token gives no role of this service, and its subject is no member of the organization.' };
+  if (role === null)
+    return { kind: 'refused', message: 'The token gives no role of this service, and its subject is no member of the organization.' };
   const memberId = organization.member_id ?? derivedId(identity.subject);
   return {
     kind: 'actor',

@@ -39,7 +39,13 @@ export type Appended = { readonly firstPosition: bigint; readonly lastPosition: 
  */
 export async function append(db: Kysely<Tables>, request: Append): Promise<Appended> {
   const rows = request.streams.flatMap(({ organizationId, stream, version, events }) =>
-    events.map((event, index) => ({ organizationId, stream, version: version + index + 1, type: event.type, data: canonicalJson(event.data as JsonValue) })),
+    events.map((event, index) => ({
+      organizationId,
+      stream,
+      version: version + index + 1,
+      type: event.type,
+      data: canonicalJson(event.data as JsonValue),
+    })),
   );
   const effects = request.effects.map(({ name, statement }) => sql`, ${sql.id(name)} AS (${statement})`);
   const { rows: answers } = await sql<{ first_position: bigint; last_position: bigint; recorded_at: Date }>`
@@ -65,7 +71,9 @@ export function isUniqueViolation(error: unknown, constraint: string): boolean {
 }
 
 /** What pg puts on an error that the server sent. */
-export function isPostgresError(error: unknown): error is Error & { readonly code: string; readonly constraint?: string; readonly detail?: string } {
+export function isPostgresError(
+  error: unknown,
+): error is Error & { readonly code: string; readonly constraint?: string; readonly detail?: string } {
   return error instanceof Error && typeof (error as { code?: unknown }).code === 'string';
 }
 

@@ -63,7 +63,13 @@ function unseal(keys: SealingKeys, request: IdempotentRequest, sealed: Buffer): 
 export async function findReplay(db: Kysely<Tables>, keys: SealingKeys, request: IdempotentRequest): Promise<Replay> {
   const row = await db
     .selectFrom('idempotency')
-    .select(['input_hash', 'result', 'position', 'sealed_secret', sql<boolean>`recorded_at > now() - make_interval(secs => ${SECRET_REPLAY_MS / 1000})`.as('fresh')])
+    .select([
+      'input_hash',
+      'result',
+      'position',
+      'sealed_secret',
+      sql<boolean>`recorded_at > now() - make_interval(secs => ${SECRET_REPLAY_MS / 1000})`.as('fresh'),
+    ])
     .where('actor', '=', request.actorId)
     .where('key_hash', '=', keyHash(request))
     .executeTakeFirst();

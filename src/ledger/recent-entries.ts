@@ -27,7 +27,9 @@ export function createRecentEntries(capacity: number, start: bigint): RecentEntr
       const last = more.at(-1);
       if (first === undefined || last === undefined) return;
       if (first.position !== head + 1n || last.position !== head + BigInt(more.length)) {
-        throw new Error(`The log has a hole: after position ${head} came ${more.length} events from ${first.position} to ${last.position}.`);
+        throw new Error(
+          `The log has a hole: after position ${head} came ${more.length} events from ${first.position} to ${last.position}.`,
+        );
       }
       entries = [...entries, ...more].slice(-capacity);
       head = last.position;

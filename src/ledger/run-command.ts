@@ -81,16 +81,21 @@ export async function runCommand<Result extends JsonValue>(context: CommandConte
       const replay = await findReplay(context.db, context.sealingKeys, request);
       if (replay.kind === 'conflict') return refusal('IDEMPOTENCY_CONFLICT', undefined, 'idempotencyKey');
       // The stored result was written by this same operation for this same input: its shape is Result's.
-      if (replay.kind === 'replay') return { kind: 'done', result: replay.result as Result, position: replay.position, secret: replay.secret, replayed: true };
+      if (replay.kind === 'replay')
+        return { kind: 'done', result: replay.result as Result, position: replay.position, secret: replay.secret, replayed: true };
     }
     const decision = await command.decide(await databaseNow(context.db));
     if (isRefusal(decision)) return decision;
     try {
       return await commit(context, command, decision, request);
     } catch (error) {
-      if (isPostgresError(error) && error.code === 'KL001') throw new KeyOperationLimitError(command.keyOperationsPerHour ?? 0, Number(error.detail ?? 3600));
+      if (isPostgresError(error) && error.code === 'KL001')
+        throw new KeyOperationLimitError(command.keyOperationsPerHour ?? 0, Number(error.detail ?? 3600));
       // 40P01 and 40001 are the server's own "try again".
-      const lost = isVersionConflict(error) || isUniqueViolation(error, 'idempotency_pkey') || (isPostgresError(error) && ['40P01', '40001'].includes(error.code));
+      const lost =
+        isVersionConflict(error) ||
+        isUniqueViolation(error, 'idempotency_pkey') ||
+        (isPostgresError(error) && ['40P01', '40001'].includes(error.code));
       if (!lost) throw error;
       if (performance.now() > deadline) throw new ContentionError(command.operation);
       // Full jitter, so that fifty that lost together don't come back together.
@@ -106,12 +111,16 @@ async function commit<Result extends JsonValue>(
   request: IdempotentRequest | null,
 ): Promise<Outcome<Result>> {
   const secret = decision.secret ?? null;
-  const remember = request === null ? [] : [rememberAnswer(sealingKeys, request, { result: decision.result, secret, subjectId: decision.subjectId ?? null })];
+  const remember =
+    request === null
+      ? []
+      : [rememberAnswer(sealingKeys, request, { result: decision.result, secret, subjectId: decision.subjectId ?? null })];
   const streams = decision.streams.filter((stream) => stream.events.length > 0);
   if (streams.length === 0) {
     const position = await headPosition(db);
     // Nothing to append, but the idempotency key is spent all the same: a retry with another input is told so.
-    if (remember[0] !== undefined) await sql`WITH appended AS (SELECT ${position}::bigint AS last_position) ${remember[0].statement}`.execute(db);
+    if (remember[0] !== undefined)
+      await sql`WITH appended AS (SELECT ${position}::bigint AS last_position) ${remember[0].statement}`.execute(db);
     return { kind: 'done', result: decision.result, position, secret, replayed: false };
   }
   const { lastPosition } = await append(db, {

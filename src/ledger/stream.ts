@@ -23,7 +23,12 @@ export async function readStream<Event extends LifecycleEvent>(
   parse: (type: string, data: unknown) => Event,
   asOf: AsOf = {},
 ): Promise<readonly Recorded<Event>[]> {
-  let query = db.selectFrom('events').selectAll().where('stream', '=', stream).where('organization_id', '=', organizationId).orderBy('version');
+  let query = db
+    .selectFrom('events')
+    .selectAll()
+    .where('stream', '=', stream)
+    .where('organization_id', '=', organizationId)
+    .orderBy('version');
   if (asOf.position !== undefined) query = query.where('position', '<=', asOf.position);
   if (asOf.at !== undefined) query = query.where('recorded_at', '<=', asOf.at);
   const rows = await query.execute();

@@ -45,7 +45,8 @@ export function listenForAppends({ config, onWake, onError }: WakeOptions): Wake
         if (!closing.signal.aborted) onError(error as Error);
       }
       await client.end().catch(() => undefined); // it is broken already
-      if (!closing.signal.aborted) await sleep(retryMs * (0.5 + Math.random() / 2), undefined, { signal: closing.signal }).catch(() => undefined);
+      if (!closing.signal.aborted)
+        await sleep(retryMs * (0.5 + Math.random() / 2), undefined, { signal: closing.signal }).catch(() => undefined);
       retryMs = Math.min(LONGEST_RETRY_MS, retryMs * 2);
     }
   }

@@ -4,7 +4,10 @@
  *
  * `produce` must pass the signal to everything it awaits. The outer signal, where given, ends it too.
  */
-export function cancellable<T>(produce: (signal: AbortSignal) => AsyncGenerator<T, void, undefined>, outer?: AbortSignal): AsyncGenerator<T, void, undefined> {
+export function cancellable<T>(
+  produce: (signal: AbortSignal) => AsyncGenerator<T, void, undefined>,
+  outer?: AbortSignal,
+): AsyncGenerator<T, void, undefined> {
   const controller = new AbortController();
   const signal = outer === undefined ? controller.signal : AbortSignal.any([controller.signal, outer]);
   const inner = produce(signal);

@@ -6,7 +6,13 @@ import type { Effect } from '../ledger/append.ts';
 
 type ExistingKey = Exclude<KeyState, { kind: 'absent' }>;
 
-type KeyRowFacts = { readonly organizationId: string; readonly version: number; readonly actorId: string; readonly created: boolean; readonly newSecret: boolean };
+type KeyRowFacts = {
+  readonly organizationId: string;
+  readonly version: number;
+  readonly actorId: string;
+  readonly created: boolean;
+  readonly newSecret: boolean;
+};
 
 /** Key names that differ only in case or compatibility forms (NFKC) are the same name. */
 export function foldName(name: string): string {
@@ -56,7 +62,7 @@ export function writeKeyRow(state: ExistingKey, facts: KeyRowFacts): Effect {
 
 function insertRow(state: ExistingKey, facts: KeyRowFacts): RawBuilder<unknown> {
   const row = keyRow(state);
-    return sql`
+  return sql`
       INSERT INTO api_keys (id, number, organization_id, name, name_folded, type, category, state, permissions, expires_at, expired_event, profile_id, metadata,
         ip_allowlist, allowed_origins, owner_id, quota_total, quota_daily, quota_weekly, quota_monthly, requests_per_minute, tokens_per_minute, rotate_every_days,
         masked, created_at, created_by, secret_created_at, version)

@@ -44,5 +44,8 @@ export function writeOrganizationRows(state: Existing, events: readonly Organiza
     }
     return event satisfies never;
   });
-  return [{ name: 'organization_row', statement: organization }, ...members.map((statement, index) => ({ name: `touched_row_${index}`, statement }))];
+  return [
+    { name: 'organization_row', statement: organization },
+    ...members.map((statement, index) => ({ name: `touched_row_${index}`, statement })),
+  ];
 }

@@ -12,11 +12,14 @@ export type WindowRepairOptions = { readonly onProgress: (progress: WindowRepair
  * Stopped between two keys it has done no harm, and begun again it finds done what was done.
  */
 export async function repairWindows({ kysely: db }: Database, { onProgress, signal }: WindowRepairOptions): Promise<WindowRepairOutcome> {
-  const { count } = await db.selectFrom('api_keys').select((select) => select.fn.countAll<bigint>().as('count')).executeTakeFirstOrThrow();
+  const { count } = await db
+    .selectFrom('api_keys')
+    .select((select) => select.fn.countAll<bigint>().as('count'))
+    .executeTakeFirstOrThrow();
   const keys = Number(count);
   let compared = 0;
   let repaired = 0;
-  for (let after = 0; ; ) {
+  for (let after = 0; ;) {
     const page = await db.selectFrom('api_keys').select('number').where('number', '>', after).orderBy('number').limit(100).execute();
     if (page.length === 0) return { compared, keys, repaired, interrupted: false };
     for (const { number } of page) {

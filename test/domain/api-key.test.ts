@@ -60,7 +60,9 @@ describe('a key', () => {
 
   it('records only those settings of an update that change', () => {
     const key = given(create());
-    expect(when(key, { kind: 'update', changes: { name: 'Billing', category: 'staging' } })).toEqual([{ type: 'Updated', data: { category: 'staging' } }]);
+    expect(when(key, { kind: 'update', changes: { name: 'Billing', category: 'staging' } })).toEqual([
+      { type: 'Updated', data: { category: 'staging' } },
+    ]);
     expect(when(key, { kind: 'update', changes: { permissions: ['read'] } })).toEqual([]);
     expect(when(key, { kind: 'update', changes: { expiresAt: EARLIER } })).toMatchObject({ code: 'INVALID_INPUT', field: 'expiresAt' });
   });
@@ -92,7 +94,9 @@ describe('a key', () => {
     expect(stopped).toMatchObject({ keyId: '01890000-0000-7000-8000-000000000001', secret: SECOND, outdatedSecrets: [] });
     const overlapping = fold(given(create(), { kind: 'regenerate', secret: SECOND, overlapUntil: new Date(LATER) }));
     expect(overlapping).toMatchObject({ secret: SECOND, outdatedSecrets: [{ lookupId: SECRET.lookupId, until: LATER }] });
-    expect(when(given(create()), { kind: 'regenerate', secret: SECOND, overlapUntil: new Date(EARLIER) })).toMatchObject({ field: 'overlapUntil' });
+    expect(when(given(create()), { kind: 'regenerate', secret: SECOND, overlapUntil: new Date(EARLIER) })).toMatchObject({
+      field: 'overlapUntil',
+    });
   });
 
   it('is deleted for good by typing its name', () => {

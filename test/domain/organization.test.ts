@@ -5,7 +5,14 @@ import { ABSENT_ORGANIZATION, decideOrganization, evolveOrganization, type Organ
 
 const OWNER = '01890000-0000-7000-8000-00000000000a';
 const OTHER = '01890000-0000-7000-8000-00000000000b';
-const create: OrganizationCommand = { kind: 'create', organizationId: '01890000-0000-7000-8000-000000000001', number: 1, name: 'Acme', plan: 'ENTERPRISE', ownerId: OWNER };
+const create: OrganizationCommand = {
+  kind: 'create',
+  organizationId: '01890000-0000-7000-8000-000000000001',
+  number: 1,
+  name: 'Acme',
+  plan: 'ENTERPRISE',
+  ownerId: OWNER,
+};
 const fold = (events: readonly OrganizationEvent[]) => events.reduce(evolveOrganization, ABSENT_ORGANIZATION);
 const given = (...commands: readonly OrganizationCommand[]) =>
   commands.reduce<readonly OrganizationEvent[]>((events, command) => {
@@ -27,15 +34,23 @@ describe('an organization', () => {
 
   it('adds a member once, changes their role and lets them go', () => {
     const joined = given(create, { kind: 'add-member', memberId: OTHER, role: 'MEMBER' });
-    expect(decideOrganization(fold(joined), { kind: 'add-member', memberId: OTHER, role: 'ADMIN' })).toMatchObject({ code: 'ALREADY_MEMBER' });
-    const promoted = given(create, { kind: 'add-member', memberId: OTHER, role: 'MEMBER' }, { kind: 'change-role', memberId: OTHER, role: 'ADMIN' });
+    expect(decideOrganization(fold(joined), { kind: 'add-member', memberId: OTHER, role: 'ADMIN' })).toMatchObject({
+      code: 'ALREADY_MEMBER',
+    });
+    const promoted = given(
+      create,
+      { kind: 'add-member', memberId: OTHER, role: 'MEMBER' },
+      { kind: 'change-role', memberId: OTHER, role: 'ADMIN' },
+    );
     expect(fold(promoted)).toMatchObject({
       members: new Map([
         [OWNER, 'OWNER'],
         [OTHER, 'ADMIN'],
       ]),
     });
-    expect(decideOrganization(fold(promoted), { kind: 'remove-member', memberId: OTHER })).toEqual([{ type: 'MemberRemoved', data: { memberId: OTHER } }]);
+    expect(decideOrganization(fold(promoted), { kind: 'remove-member', memberId: OTHER })).toEqual([
+      { type: 'MemberRemoved', data: { memberId: OTHER } },
+    ]);
   });
 
   it('keeps its last owner, by whatever way they would go', () => {

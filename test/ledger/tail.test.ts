@@ -52,7 +52,11 @@ describe('following the log', () => {
     const mine = await ledger.newKey();
     await ledger.newKey({}, foreign.owner);
     await withTail(10, async (tail) => {
-      const filter = { organizationId: ledger.organization.id, types: ['Deactivated', 'UsageRecorded'], streams: [`key:${mine.keyId}`] } as const;
+      const filter = {
+        organizationId: ledger.organization.id,
+        types: ['Deactivated', 'UsageRecorded'],
+        streams: [`key:${mine.keyId}`],
+      } as const;
       const after = (await readLog(ledger.db, {}, { after: 0n, limit: 10_000 })).at(-1)?.position ?? 0n;
       const live = take(tail.follow({ after: 'now', filter }), 2);
       const othersKey = await ledger.newKey({}, foreign.owner);
@@ -98,7 +102,9 @@ describe('following the log', () => {
         done(await other.keys.update(ledger.owner, { id: keyId, metadata: { round } }));
         expect((await following)[0]?.data).toMatchObject({ metadata: { round } });
         // The listener's connection is cut: it comes back, and what was missed is looked for.
-        await asAdmin((admin) => admin.query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keyledger test listener'`));
+        await asAdmin((admin) =>
+          admin.query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keyledger test listener'`),
+        );
       }
       await wake.close();
     });

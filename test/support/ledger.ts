@@ -26,7 +26,9 @@ type Shared = {
 };
 
 /** Opens a ledger with one organization and its owner. `on`: another server on the database of an earlier one. */
-export async function openTestLedger(options: { readonly on?: Shared; readonly peppers?: Peppers; readonly keyOperationsPerHour?: number | null } = {}) {
+export async function openTestLedger(
+  options: { readonly on?: Shared; readonly peppers?: Peppers; readonly keyOperationsPerHour?: number | null } = {},
+) {
   const testDatabase: TestDatabase = options.on?.testDatabase ?? (await createTestDatabase());
   const errors: Error[] = [];
   const onError = (error: Error): void => void errors.push(error);
@@ -63,7 +65,14 @@ export async function openTestLedger(options: { readonly on?: Shared; readonly p
     newOrganization,
     /** Creates a key and answers its id and secret text. */
     async newKey(input: Readonly<Record<string, unknown>> = {}, actor: Actor = organization.owner) {
-      const outcome = done(await keys.create(actor, { organizationId: actor.organizationId, type: 'SECRET', name: `key ${randomBytes(6).toString('hex')}`, ...input }));
+      const outcome = done(
+        await keys.create(actor, {
+          organizationId: actor.organizationId,
+          type: 'SECRET',
+          name: `key ${randomBytes(6).toString('hex')}`,
+          ...input,
+        }),
+      );
       if (outcome.secret === null) throw new Error('the new key has no secret');
       return { keyId: outcome.result.keyId, secret: outcome.secret.reveal(), position: outcome.position };
     },
@@ -79,11 +88,28 @@ export async function openTestLedger(options: { readonly on?: Shared; readonly p
   };
 }
 
-const ASKING: Omit<VerifyRequest, 'key'> = { permissions: [], cost: 1, endpoint: null, ip: null, origin: null, environment: null, requestId: null };
+const ASKING: Omit<VerifyRequest, 'key'> = {
+  permissions: [],
+  cost: 1,
+  endpoint: null,
+  ip: null,
+  origin: null,
+  environment: null,
+  requestId: null,
+};
 
 /** A member as authentication would make it. */
 export function member(organizationId: string, memberId: string, role: Role): Actor & { readonly kind: 'member' } {
-  return { kind: 'member', id: `member:${memberId}`, memberId, organizationId, role, permissions: new Set(permissionsOf(role)), tokenId: null, expiresAt: null };
+  return {
+    kind: 'member',
+    id: `member:${memberId}`,
+    memberId,
+    organizationId,
+    role,
+    permissions: new Set(permissionsOf(role)),
+    tokenId: null,
+    expiresAt: null,
+  };
 }
 
 /** What an outcome did; fails the test where it was refused. */

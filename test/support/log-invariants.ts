@@ -21,7 +21,12 @@ export async function numberingFaults(db: Kysely<Tables>): Promise<readonly stri
 
 /** Differences between the rows that access is decided on and the fold of the log. */
 export async function keyRowFaults(db: Kysely<Tables>): Promise<readonly string[]> {
-  const events = await db.selectFrom('events').select(['stream', 'version', 'type', 'data']).where('stream', 'like', 'key:%').orderBy('position').execute();
+  const events = await db
+    .selectFrom('events')
+    .select(['stream', 'version', 'type', 'data'])
+    .where('stream', 'like', 'key:%')
+    .orderBy('position')
+    .execute();
   const states = new Map<string, { state: KeyState; version: number }>();
   for (const event of events) {
     const before = states.get(event.stream) ?? { state: ABSENT_KEY, version: 0 };
@@ -37,7 +42,8 @@ export async function keyRowFaults(db: Kysely<Tables>): Promise<readonly string[
     }
     const expected = keyRow(folded.state);
     if (row.version !== folded.version) faults.push(`${row.id} is at version ${row.version}, the log at ${folded.version}`);
-    if (row.state !== expected.state || row.name !== expected.name || JSON.stringify(row.metadata) !== expected.metadata) faults.push(`${row.id} differs from its events`);
+    if (row.state !== expected.state || row.name !== expected.name || JSON.stringify(row.metadata) !== expected.metadata)
+      faults.push(`${row.id} differs from its events`);
   }
   return faults;
 }
