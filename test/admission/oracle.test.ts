@@ -194,7 +194,7 @@ describe('the exactness of limits under random traffic', () => {
     return { history, seen, dry, logged, consumedByRefused, unlikeTheLog };
   }
 
-  it('overruns no window of any length, refuses nothing that fits, and takes all of a request or none of it', async () => {
+  it('4.6 overruns no window of any length, refuses nothing that fits, and takes all of a request or none of it', async () => {
     const random = seededRandom();
     console.log(`oracle: TEST_SEED=${random.seed}`);
     const scene = await open();

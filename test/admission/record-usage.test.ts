@@ -125,7 +125,7 @@ describe('reported usage', () => {
     expect(await totalFaults(first.db)).toEqual([]);
   });
 
-  it('settles a request once, with its tokens charged once, however often and from wherever it is reported', async () => {
+  it('5.4 settles a request once, with its tokens charged once, however often and from wherever it is reported', async () => {
     await clock.advance(DAY_MS);
     const { keyId, secret } = await first.newKey();
     const requests = await Promise.all(Array.from({ length: 20 }, () => verify(secret)));

@@ -175,7 +175,7 @@ describe('what is revoked on one of two servers under load', () => {
     }
   }
 
-  it('is refused by both from the moment of the acknowledgement on, and what is given again passes', async () => {
+  it('2.1 is refused by both from the moment of the acknowledgement on, and what is given again passes', async () => {
     const { observed, changed } = await revokeUnderLoad(askServer, ROUNDS);
     expect(staleAnswers(observed, changed)).toEqual([]);
     expect(new Set(observed.map((answer) => answer.outcome))).toEqual(

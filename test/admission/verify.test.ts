@@ -51,7 +51,7 @@ describe('verification', () => {
     expect(recorded).toMatchObject({ credits: 1, kind: 1, code: 0, endpoint: 'GET /v1/models', ip: '203.0.113.7' });
   });
 
-  it('tells nothing about a key to whoever lacks the secret', async () => {
+  it('4.3 tells nothing about a key to whoever lacks the secret', async () => {
     const { keyId, secret } = await ledger.newKey();
     done(await ledger.keys.deactivate(ledger.owner, { id: keyId }));
     const forged = await ledger.newKey();
@@ -70,14 +70,14 @@ describe('verification', () => {
     expect(await verify(secret)).toMatchObject({ code: 'INACTIVE', message: 'Inactive API Key', httpStatus: 401, keyId });
   });
 
-  it('refuses by expiry from the moment itself', async () => {
+  it('1.5 refuses by expiry from the moment itself', async () => {
     const { secret } = await ledger.newKey({ expiresAt: new Date(Date.now() + 1500) });
     expect(await verify(secret)).toMatchObject({ code: 'VALID' });
     await expect.poll(async () => (await verify(secret, { cost: 0 })).code, { timeout: 5000, interval: 50 }).toBe('EXPIRED');
     expect(await verify(secret)).toMatchObject({ code: 'EXPIRED', message: 'Expired API Key', httpStatus: 401 });
   });
 
-  it('refuses the wrong environment, address, origin and permission', async () => {
+  it('1.2, 1.4, 1.12 refuses the wrong environment, address, origin and permission', async () => {
     const { secret } = await ledger.newKey({
       permissions: ['read'],
       ipAllowlist: ['203.0.113.0/24', '2001:db8::/32'],
@@ -99,7 +99,7 @@ describe('verification', () => {
     expect(await verify(test.secret, { environment: 'test' })).toMatchObject({ code: 'VALID' });
   });
 
-  it('counts quotas and says what is left, and a refusal consumes nothing', async () => {
+  it('1.7 counts quotas and says what is left, and a refusal consumes nothing', async () => {
     const { secret } = await ledger.newKey({ quotas: { daily: 3, total: 10 }, limits: { requestsPerMinute: 100 } });
     expect(await verify(secret, { cost: 2 })).toMatchObject({
       code: 'VALID',
@@ -123,7 +123,7 @@ describe('verification', () => {
     expect(await verify(secret, { cost: 0 })).toMatchObject({ code: 'QUOTA_EXCEEDED', position: null });
   });
 
-  it('limits requests per minute with a moment to come back', async () => {
+  it('1.8 limits requests per minute with a moment to come back', async () => {
     const { secret } = await ledger.newKey({ limits: { requestsPerMinute: 2 } });
     const answers = await Promise.all([1, 2, 3, 4].map(() => verify(secret)));
     expect(answers.map((answer) => answer.code).sort()).toEqual(['RATE_LIMITED', 'RATE_LIMITED', 'VALID', 'VALID']);
@@ -176,7 +176,7 @@ describe('verification', () => {
     expect(await asks(gateway.secret?.reveal() ?? '')).toEqual({ kind: 'unauthenticated' });
   });
 
-  it('lets an outdated secret pass until its moment, and says so', async () => {
+  it('2.2, 2.3 lets an outdated secret pass until its moment, and says so', async () => {
     const { keyId, secret } = await ledger.newKey();
     const renewed = done(await ledger.keys.regenerate(ledger.owner, { id: keyId, overlapUntil: new Date(Date.now() + 1500) }));
     expect(await verify(secret)).toMatchObject({ code: 'VALID', key: { id: keyId, outdatedSecret: true } });

@@ -32,7 +32,7 @@ describe('the windows of a key', () => {
   const repair = async (keyId: string) =>
     (await sql<{ mended: boolean }>`SELECT repair_windows(${await numberOf(keyId)}) AS mended`.execute(ledger.db)).rows[0]?.mended;
 
-  it('equal its usage events, verified, reported late and settled', async () => {
+  it('5.5 equal its usage events, verified, reported late and settled', async () => {
     const { keyId, secret } = await ledger.newKey({ limits: { tokensPerMinute: 1000 } });
     const hoursAgo = (hours: number) => new Date(Date.now() - hours * 3_600_000);
     const first = await ledger.verify(secret, { cost: 3 });
@@ -63,7 +63,7 @@ describe('the windows of a key', () => {
     expect(await repair(keyId)).toBe(false);
   });
 
-  it('refuse by tokens once they are settled, until they have left the minute', async () => {
+  it('1.8 refuse by tokens once they are settled, until they have left the minute', async () => {
     const { secret } = await ledger.newKey({ limits: { tokensPerMinute: 100 } });
     const first = await ledger.verify(secret);
     if (first.kind !== 'answer') throw new Error('refused');
@@ -90,7 +90,7 @@ describe('the windows of a key', () => {
     expect(await ledger.verify(secret)).toMatchObject({ code: 'RATE_LIMITED', refusedBy: { limit: 'key_minute' } });
   });
 
-  it('of an organization cap all its keys together, and a refusal there consumes nothing of the key', async () => {
+  it('3.5 of an organization cap all its keys together, and a refusal there consumes nothing of the key', async () => {
     const capped = await ledger.newOrganization('Capped');
     done(
       await ledger.organizations.changePlan(null, {

@@ -102,7 +102,7 @@ test('a ledger that was only ever changed by the product has no findings, and pr
   expect(new Set(steps)).toEqual(new Set(['positions', 'versions of streams', 'state and verifiers', 'usage']));
 });
 
-test('while traffic runs there are no findings either', async () => {
+test('7.3 while traffic runs there are no findings either', async () => {
   const work = { on: true };
   const projector = createProjector({
     database: ledger.database,

@@ -16,7 +16,7 @@ afterAll(async () => {
 
 const statusOf = (history: Replay | null): unknown => (history?.state as { readonly status: string } | null | undefined)?.status;
 
-test('a key replayed to any of its positions is what it was then, and the timeline says what changed', async () => {
+test('7.2 a key replayed to any of its positions is what it was then, and the timeline says what changed', async () => {
   const { keys, owner, db } = ledger;
   const { keyId } = await ledger.newKey({ name: 'first name', expiresAt: '2999-01-01T00:00:00Z', ipAllowlist: ['10.0.0.0/8'] });
   done(await keys.update(owner, { id: keyId, name: 'second name', permissions: ['read:a', 'read:b'], expiresAt: null }));
@@ -52,7 +52,7 @@ test('expiry is told for the moment asked for, whatever the log had recorded by 
   expect(await statusAt(0)).toBe('EXPIRED');
 });
 
-test('an organization is replayed with its members, tokens and keys, and without those of others', async () => {
+test('7.2 an organization is replayed with its members, tokens and keys, and without those of others', async () => {
   const { organizations, tokens, keys } = ledger;
   const { id, owner } = await ledger.newOrganization('Replayed');
   const member = done(await organizations.addMember(owner, { organizationId: id, role: 'MEMBER', name: 'Jo' })).result.memberId;

@@ -45,7 +45,7 @@ describe.skipIf(!hasProgram('caddy', 'version'))('behind Caddy, as the guide set
 
   const KEY = { permissions: ['read:models'], limits: { requestsPerMinute: 100 } };
 
-  it('passes a request with its method, query and body on, with the key in place of its secret', async () => {
+  it('4.5 passes a request with its method, query and body on, with the key in place of its secret', async () => {
     const { keyId, secret } = await plane.ledger.newKey({ ...KEY, name: 'Ключ' });
     const response = await fetch(`${caddy.url}/v1/models?cost=0`, {
       method: 'POST',

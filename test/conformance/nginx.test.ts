@@ -51,7 +51,7 @@ describe.skipIf(!hasProgram('nginx', '-v'))('behind nginx, as the guide sets it 
   const ask = (headers: Readonly<Record<string, string>>, path = '/v1/models?cost=0&secret=CANARY', init: RequestInit = {}) =>
     fetch(nginx.url + path, { ...init, headers });
 
-  it('passes a request with its method, query and body on, with the key in place of its secret', async () => {
+  it('4.5 passes a request with its method, query and body on, with the key in place of its secret', async () => {
     const { keyId, secret } = await plane.ledger.newKey({ ...LIMITS, name: 'Ключ' });
     const response = await ask({ 'x-api-key': secret, 'x-key-id': 'forged', 'x-key-profile': 'forged' }, '/v1/models?cost=0', {
       method: 'POST',

@@ -29,7 +29,7 @@ function start(token: string): Promise<Gateway> {
   );
 }
 
-it('answers a key that may pass, and each other with the status and message that it should see', async () => {
+it('4.5 answers a key that may pass, and each other with the status and message that it should see', async () => {
   const good = await plane.ledger.newKey({ name: 'Checkout', permissions: ['read:models'], quotas: { daily: 1 } });
   const unable = await plane.ledger.newKey();
   const get = async (key?: string) => {

@@ -207,7 +207,7 @@ describe('a client that loses its connection again and again', () => {
   }
 
   describe.each(Object.keys(CLIENTS))('%s', (name) => {
-    it('is given the log without loss or repetition if it resumes after the last position that it saw', () => {
+    it('7.1 is given the log without loss or repetition if it resumes after the last position that it saw', () => {
       expect(log.length).toBeGreaterThanOrEqual(WRITERS * EVENTS_OF_EACH);
       expect(resumed.get(name)).toEqual({ delivered: log, errors: [], cuts: RESUMED.cuts });
     });

@@ -58,7 +58,7 @@ describe('a key', () => {
     expect(when(given(create()), { kind: 'activate' })).toEqual([]);
   });
 
-  it('records only those settings of an update that change', () => {
+  it('2.4 records only those settings of an update that change', () => {
     const key = given(create());
     expect(when(key, { kind: 'update', changes: { name: 'Billing', category: 'staging' } })).toEqual([
       { type: 'Updated', data: { category: 'staging' } },
@@ -89,7 +89,7 @@ describe('a key', () => {
     expect(state.kind !== 'absent' && keyStatus(state, after)).toBe('INACTIVE');
   });
 
-  it('gets a new secret under the same id; the old one stops at once or at the end of the overlap', () => {
+  it('2.2, 2.3 gets a new secret under the same id; the old one stops at once or at the end of the overlap', () => {
     const stopped = fold(given(create(), { kind: 'regenerate', secret: SECOND, overlapUntil: null }));
     expect(stopped).toMatchObject({ keyId: '01890000-0000-7000-8000-000000000001', secret: SECOND, outdatedSecrets: [] });
     const overlapping = fold(given(create(), { kind: 'regenerate', secret: SECOND, overlapUntil: new Date(LATER) }));
@@ -99,7 +99,7 @@ describe('a key', () => {
     });
   });
 
-  it('is deleted for good by typing its name', () => {
+  it('2.5 is deleted for good by typing its name', () => {
     expect(when(given(create()), { kind: 'delete', confirmName: 'billing' })).toMatchObject({ code: 'CONFIRMATION_MISMATCH' });
     const deleted = given(create(), { kind: 'delete', confirmName: 'Billing' });
     const after: readonly KeyCommand[] = [

@@ -121,7 +121,7 @@ describe('a lookup id', () => {
 });
 
 describe('the masked form of a key', () => {
-  it('is the prefix, four characters of the lookup id and the last four of the checksum', () => {
+  it('1.10 is the prefix, four characters of the lookup id and the last four of the checksum', () => {
     for (const type of TYPES) {
       const { text, lookupId } = newKey(type);
       expect(maskKey(new Secret(text))).toBe(`${KEY_PREFIXES[type]}${lookupId.slice(0, 4)}...${text.slice(-4)}`);

@@ -132,7 +132,7 @@ async function cells(): Promise<readonly { readonly place: string; readonly text
 const leaksIn = (places: readonly { readonly place: string; readonly text: string }[]) =>
   places.flatMap(({ place, text }) => scanner.find(text).map((name) => `${name} in ${place}`));
 
-test('no secret that was ever sent or shown is found in an answer, a log line, a metric, an event or a table', async () => {
+test('1.9 no secret that was ever sent or shown is found in an answer, a log line, a metric, an event or a table', async () => {
   for (const { name, text } of canaries) {
     const entered = entrances({ url, ownerToken: BOOTSTRAP_TOKEN, organization, keyId }, text).map(async ([entrance, enter]) => ({
       asked: `${name} by ${entrance}`,

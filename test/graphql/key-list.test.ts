@@ -81,7 +81,7 @@ describe('the list of keys', () => {
     done(await server.ledger.keys.delete(server.ledger.owner, { id: extra.keyId, confirmName: 'extra' }));
   });
 
-  it('is filtered, and counted as it is filtered', async () => {
+  it('1.11 is filtered, and counted as it is filtered', async () => {
     const names = async (filter: unknown, token?: string) => {
       const found = await page({ filter, first: 100, orderBy: { field: 'CREATED_AT', direction: 'ASC' } }, token);
       expect(found.total).toBe(found.names.length);
@@ -115,7 +115,7 @@ describe('the list of keys', () => {
     }
   });
 
-  it('and the request log of an organization show a member only the keys that it sees', async () => {
+  it('5.3 and the request log of an organization show a member only the keys that it sees', async () => {
     const team = await server.ledger.newKey({ name: 'team' });
     const other = await server.newMember('MEMBER');
     const asOther = { ...server.ledger.owner, id: `member:${other.memberId}`, memberId: other.memberId };

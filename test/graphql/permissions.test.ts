@@ -136,7 +136,7 @@ describe('permissions', () => {
   });
 
   for (const [field, { document, may }] of Object.entries(ROOT_FIELDS)) {
-    it(`${field} is for ${may}`, async () => {
+    it(`3.1 ${field} is for ${may}`, async () => {
       const found: Partial<Record<Caller, string>> = {};
       const wanted: Partial<Record<Caller, string>> = {};
       for (const caller of CALLERS) {

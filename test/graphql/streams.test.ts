@@ -88,7 +88,7 @@ describe('subscriptions', () => {
       await eventually('the follower left', () => server.followers() === 0);
     });
 
-    it(`what random disconnects leave, put together, is the log slice, over ${transport}`, async () => {
+    it(`7.1 what random disconnects leave, put together, is the log slice, over ${transport}`, async () => {
       const { keyId: id, position: start } = await createKey();
       let writing = true;
       const writer = (async () => {

@@ -137,7 +137,7 @@ describe('the original request', () => {
     expect(await endpointOf({ 'x-forwarded-method': 'GET', 'x-forwarded-uri': `/${'a'.repeat(5000)}` })).toBe(`GET /${'a'.repeat(251)}`);
   });
 
-  it('is what follows in the path, where a gateway appends its target', async () => {
+  it('4.5 is what follows in the path, where a gateway appends its target', async () => {
     expect(await endpointOf({}, { method: 'POST', path: '/v1/forward-auth/v1/models?secret=CANARY', body: '{}' })).toBe('POST /v1/models');
     expect(await endpointOf({}, { path: '/v1/forward-auth/' })).toBe('GET /');
   });

@@ -49,14 +49,14 @@ describe('a key that may pass', () => {
     expect((await forward({ authorization: `${scheme} ${secret}` })).status).toBe(200);
   });
 
-  it('is read from X-Api-Key where both are sent, as Authorization may be meant for the service behind', async () => {
+  it('4.1 is read from X-Api-Key where both are sent, as Authorization may be meant for the service behind', async () => {
     const { secret } = await plane.ledger.newKey();
     expect((await forward({ 'x-api-key': secret, authorization: 'Bearer something-else' })).status).toBe(200);
     expect((await forward({ 'x-api-key': '', authorization: `Bearer ${secret}` })).status).toBe(200);
     expect((await forward({ 'x-api-key': 'something-else', authorization: `Bearer ${secret}` })).status).toBe(401);
   });
 
-  it('is told of its limits by X-RateLimit-* and by the structured fields', async () => {
+  it('4.4 is told of its limits by X-RateLimit-* and by the structured fields', async () => {
     const { secret } = await plane.ledger.newKey({ limits: { requestsPerMinute: 60 }, quotas: { daily: 1000, total: 5000 } });
     const { headers } = await forward({ 'x-api-key': secret });
     expect(headers.get('x-ratelimit-limit')).toBe('60');

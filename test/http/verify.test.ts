@@ -124,7 +124,7 @@ describe('POST /v1/verify', () => {
       {},
       { message: 'Inactive API Key' },
     ],
-  ])('answers 200 with %s where that is so', async (code, question, settings, more) => {
+  ])('4.2 answers 200 with %s where that is so', async (code, question, settings, more) => {
     const made = await plane.ledger.newKey(settings);
     const { status, body } = await verify(await question(made));
     expect({ status, body }).toMatchObject({ status: 200, body: { valid: false, code, key: null, ...more } });
@@ -315,7 +315,7 @@ describe('a caller', () => {
     });
   });
 
-  it('of another organization finds no key', async () => {
+  it('3.3 of another organization finds no key', async () => {
     const { secret } = await plane.ledger.newKey();
     const other = await plane.ledger.newOrganization('Other');
     const stranger = done(

@@ -42,7 +42,7 @@ describe('commands on the log', () => {
     expect(row).toEqual({ version: 51, metadata: { update: updates.at(-1) } });
   });
 
-  it('takes 50 retries with one idempotency key, on two servers, as one request and tells each what it did', async () => {
+  it('2.8 takes 50 retries with one idempotency key, on two servers, as one request and tells each what it did', async () => {
     const input = { organizationId: ledger.organization.id, type: 'SECRET', name: 'Created once', idempotencyKey: 'the-same' };
     const outcomes = (
       await Promise.all(Array.from({ length: 50 }, (_, index) => (index % 2 === 0 ? ledger : other).keys.create(ledger.owner, input)))
@@ -97,7 +97,7 @@ describe('commands on the log', () => {
     expect(await versionsOf(keyId)).toEqual(before);
   });
 
-  it('holds an organization to one key a name, in any case and form, until it is deleted', async () => {
+  it('1.1 holds an organization to one key a name, in any case and form, until it is deleted', async () => {
     const { keyId } = await ledger.newKey({ name: 'Ｎame Taken' });
     const again = () => ledger.keys.create(ledger.owner, { organizationId: ledger.organization.id, type: 'SECRET', name: 'name taken' });
     expect(await again()).toMatchObject({ code: 'NAME_TAKEN', field: 'name' });
@@ -122,7 +122,7 @@ describe('commands on the log', () => {
     expect(both.map((outcome) => (outcome.kind === 'done' ? 'done' : outcome.code)).sort()).toEqual(['LAST_OWNER', 'done']);
   });
 
-  it('limits key operations of an actor exactly, however many arrive at once', async () => {
+  it('2.9 limits key operations of an actor exactly, however many arrive at once', async () => {
     const limited = await openTestLedger({ on: ledger, keyOperationsPerHour: 5 });
     const actor = { ...ledger.owner, id: 'member:00000000-0000-4000-8000-000000000002' };
     const attempts = await Promise.allSettled(

@@ -137,7 +137,7 @@ async function countedByProjector(): Promise<readonly string[]> {
     .toSorted();
 }
 
-test('with concurrent writers and several projectors the counters equal the log', async () => {
+test('5.5 with concurrent writers and several projectors the counters equal the log', async () => {
   const several = [start(), start(), start()];
   await writeAtOnce(40);
   const end = await head();

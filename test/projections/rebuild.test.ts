@@ -60,7 +60,7 @@ const follow = (): Projector =>
     onPoisoned: () => undefined,
   });
 
-test('a rebuild while events come in ends with what the log says, and readers never see less than before', async () => {
+test('7.3 a rebuild while events come in ends with what the log says, and readers never see less than before', async () => {
   await record(5000);
   await createFolder(USAGE_PROJECTION, 'live')(ledger.db);
   await sql`UPDATE usage_counters SET requests = requests + 7`.execute(ledger.db);

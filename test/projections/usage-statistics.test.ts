@@ -44,7 +44,7 @@ async function foldAll(): Promise<void> {
   }
 }
 
-test('requests, refusals, cost, tokens and models are counted by key, category and organization', async () => {
+test('5.2 requests, refusals, cost, tokens and models are counted by key, category and organization', async () => {
   const first = await appendUsage(database.kysely, tenant.organizationNumber, [
     { key: one.number, occurred_at: moment(10 * HOUR + 5 * MINUTE) },
     { key: one.number, occurred_at: moment(10 * HOUR + 6 * MINUTE), code: RATE_LIMITED, credits: 0 },
@@ -123,7 +123,7 @@ test('requests, refusals, cost, tokens and models are counted by key, category a
   expect(await statisticsPosition(database.kysely)).toBe(first + 4n);
 });
 
-test('a series has a point for each step, zeros included, and sums up to the totals of the same period', async () => {
+test('5.2 a series has a point for each step, zeros included, and sums up to the totals of the same period', async () => {
   const subject = { organizationId: tenant.organizationId };
   const asked = period(10 * HOUR + 5 * MINUTE + 30_000, 11 * HOUR + 30 * MINUTE);
   for (const [granularity, points] of [
@@ -169,7 +169,7 @@ test('last used is the newest admission or report, not a refusal', async () => {
   expect(used.has(never.number)).toBe(false);
 });
 
-test('the request log shows the newest first, in pages, with what was reported afterwards', async () => {
+test('5.1, 5.4 the request log shows the newest first, in pages, with what was reported afterwards', async () => {
   const key = await tenant.createKey();
   const first = await appendUsage(database.kysely, tenant.organizationNumber, [
     { key: key.number, endpoint: 'GET /a', ip: '192.0.2.1' },

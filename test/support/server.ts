@@ -17,8 +17,8 @@ export type TestServer = {
   readonly env: NodeJS.ProcessEnv;
   /** The lines, in JSON, that it logged as warning or worse. */
   readonly logged: readonly string[];
-  /** Asks `/graphql` as the owner. Throws the errors of the answer, so that what is returned is the data. */
-  query(document: string, variables?: Readonly<Record<string, unknown>>): Promise<Answered>;
+  /** Asks `/graphql`, as the owner unless told otherwise. Throws the errors of the answer, so that what is returned is the data. */
+  query(document: string, variables?: Readonly<Record<string, unknown>>, token?: string): Promise<Answered>;
   close(): Promise<void>;
 };
 
@@ -66,7 +66,7 @@ export async function startTestServer(options: TestServerOptions = {}): Promise<
       database,
       env,
       logged,
-      query: (document, variables) => query(server.url, token, document, variables),
+      query: (document, variables, asWhom = token) => query(server.url, asWhom, document, variables),
       async close() {
         await server.close();
         await release();
