@@ -22,7 +22,7 @@ function rowsOf(text: string): readonly Row[] {
   }));
 }
 
-/** The rows that the names of a file's tests begin with: `it('1.9 the secret …`, `it('2.2, 2.3 gets …`. */
+/** The rows that the names of a file's tests begin with, one or more with commas between. */
 function rowsNamedIn(source: string): ReadonlySet<string> {
   const titles = source.matchAll(/\(\s*['"`]((?:\d\.\d{1,2}, )*\d\.\d{1,2}) [^\d\s]/g);
   return new Set([...titles].flatMap(([, rows = '']) => rows.split(', ')));
