@@ -1,7 +1,7 @@
-import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
 
 import { canonicalJson } from '../lib/canonical-json.ts';
+import { normalizeIpRange } from '../lib/ip-address.ts';
 import { Secret } from '../lib/secret.ts';
 
 const MAX_METADATA_BYTES = 16 * 1024;
@@ -46,7 +46,7 @@ const metadata = z
 const ipAllowlist = z
   .array(
     z.string().transform((text, context) => {
-      const range = parseRange(text);
+      const range = normalizeIpRange(text);
       if (range !== null) return range;
       context.addIssue({ code: 'custom', message: 'give an address or a CIDR range, such as 203.0.113.0/24 or 2001:db8::/32' });
       return z.NEVER;
@@ -142,13 +142,4 @@ function isCanonicalizable(value: z.core.util.JSONType): boolean {
   } catch {
     return false; // the refinement's own message says what to mend
   }
-}
-
-/** An address or CIDR range in canonical form, host bits cleared; null where it is none. */
-function parseRange(text: string): string | null {
-  if (!ipaddr.isValid(text) && !ipaddr.isValidCIDR(text)) return null;
-  if (ipaddr.IPv4.isValidCIDR(text)) return `${ipaddr.IPv4.networkAddressFromCIDR(text).toString()}/${ipaddr.parseCIDR(text)[1]}`;
-  if (ipaddr.IPv6.isValidCIDR(text)) return `${ipaddr.IPv6.networkAddressFromCIDR(text).toRFC5952String()}/${ipaddr.parseCIDR(text)[1]}`;
-  const address = ipaddr.parse(text);
-  return address.kind() === 'ipv4' ? `${address.toString()}/32` : `${(address as ipaddr.IPv6).toRFC5952String()}/128`;
 }

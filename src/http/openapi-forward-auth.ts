@@ -2,6 +2,7 @@ import { REQUEST_REFUSALS, VERIFICATION_REFUSALS } from '../domain/refusals.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import { FORWARD_AUTH_PATH } from './forward-auth-question.ts';
 import { JSON_TYPE } from './media-type.ts';
+import { LIMIT_HEADERS } from './openapi-limit-headers.ts';
 
 type Json = { readonly [name: string]: JsonValue };
 
@@ -69,14 +70,6 @@ const OPTIONS: JsonValue = [
 
 const text: Json = { schema: { type: 'string' } };
 const integer: Json = { schema: { type: 'integer' } };
-
-const LIMIT_HEADERS: Json = {
-  'X-RateLimit-Limit': integer,
-  'X-RateLimit-Remaining': integer,
-  'X-RateLimit-Reset': { description: 'Epoch seconds.', schema: { type: 'integer' } },
-  RateLimit: { description: 'draft-ietf-httpapi-ratelimit-headers-11', schema: { type: 'string' } },
-  'RateLimit-Policy': { description: 'draft-ietf-httpapi-ratelimit-headers-11', schema: { type: 'string' } },
-};
 
 const ERROR_HEADERS: Json = {
   'X-Auth-Code': { description: 'The code of the refusal.', schema: { type: 'string' } },

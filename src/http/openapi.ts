@@ -9,6 +9,7 @@ import { errorSchema, livenessSchema, readinessSchema, usageAnswerSchema, verify
 import { JSON_TYPE, NDJSON_TYPES } from './media-type.ts';
 import { forwardAuthPaths, FORWARD_AUTH_SCHEMES } from './openapi-forward-auth.ts';
 import { EXAMPLES } from './openapi-examples.ts';
+import { LIMIT_HEADERS } from './openapi-limit-headers.ts';
 
 type Json = { readonly [name: string]: JsonValue };
 
@@ -83,7 +84,11 @@ function verifyOperation(): Json {
     },
     responses: {
       '200': {
-        description: 'The answer, valid or not.',
+        description: 'The answer, valid or not. The header fields are meant for the end client: pass them on.',
+        headers: {
+          ...LIMIT_HEADERS,
+          'Retry-After': { description: 'Seconds; where a limit refused and waiting helps.', schema: { type: 'integer' } },
+        },
         content: {
           [JSON_TYPE]: {
             schema: reference('VerifyAnswer'),

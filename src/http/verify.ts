@@ -11,6 +11,7 @@ import type { Exchange, Route } from './exchange.ts';
 import { bodyType, JSON_TYPE, REFUSED } from './media-type.ts';
 import { readBody } from './read-body.ts';
 import type { DataPlaneMetrics } from './metrics.ts';
+import { rateLimitFields } from './rate-limit-fields.ts';
 
 export const MAX_VERIFY_BODY_BYTES = 64 * 1024;
 const JSON_ONLY = [JSON_TYPE];
@@ -55,7 +56,7 @@ export function verifyRoute({
     switch (verdict.kind) {
       case 'answer':
         metrics.verified(verdict.code);
-        return answer(exchange, 200, JSON.stringify(verifyAnswerBody(verdict)));
+        return answer(exchange, 200, JSON.stringify(verifyAnswerBody(verdict)), rateLimitFields(verdict, Math.floor(Date.now() / 1000)));
       case 'unauthenticated':
         return refuse(exchange, 'UNAUTHENTICATED', 'The access token is unknown, expired or revoked.');
       case 'forbidden':

@@ -4,6 +4,7 @@ import { verifyAnswerSchema } from '../../src/http/answer-schemas.ts';
 import { done } from '../support/ledger.ts';
 import { textMatching } from '../support/matching.ts';
 import { openDataPlane, type Answer, type DataPlane } from './data-plane.ts';
+import { structuredList } from './forwarded-request.ts';
 
 let plane: DataPlane;
 let token: string;
@@ -350,4 +351,59 @@ it('no secret that was sent stands in a log line', async () => {
   expect(log).toContain('/v1/verify');
   expect(log).not.toContain(secret);
   expect(log).not.toContain(token);
+});
+
+describe('the header fields of an answer', () => {
+  it('4.4 tell the end client of its limits, for the gateway to pass on', async () => {
+    const { secret } = await plane.ledger.newKey({ limits: { requestsPerMinute: 2 }, quotas: { daily: 1000, total: 5000 } });
+    const passed = await verify({ key: secret });
+    const nowSeconds = Math.floor(Date.now() / 1000);
+    expect(passed.headers.get('x-ratelimit-limit')).toBe('2');
+    expect(passed.headers.get('x-ratelimit-remaining')).toBe('1');
+    expect(passed.headers.get('x-ratelimit-reset')).toBe(String((passed.body['rateLimit'] as { readonly reset: number }).reset));
+    expect(structuredList(passed.headers.get('ratelimit-policy') ?? undefined)).toEqual({
+      key_minute: { q: 2, w: 60 },
+      total: { q: 5000 },
+      daily: { q: 1000, w: 86_400 },
+    });
+    expect(structuredList(passed.headers.get('ratelimit') ?? undefined)).toMatchObject({
+      key_minute: { r: 1 },
+      total: { r: 4999 },
+      daily: { r: 999 },
+    });
+    expect(passed.headers.has('retry-after')).toBe(false);
+
+    await verify({ key: secret });
+    const refused = await verify({ key: secret });
+    expect(refused).toMatchObject({ status: 200, body: { code: 'RATE_LIMITED', limit: 'key_minute' } });
+    const retryAfter = refused.body['retryAfter'] as number;
+    expect(refused.headers.get('retry-after')).toBe(String(retryAfter));
+    expect(refused.headers.get('x-ratelimit-remaining')).toBe('0');
+    expect(Number(refused.headers.get('x-ratelimit-reset'))).toBeGreaterThan(nowSeconds);
+    expect(structuredList(refused.headers.get('ratelimit') ?? undefined)).toEqual({
+      key_minute: { r: 0, t: retryAfter },
+      total: { r: 4998 },
+      daily: { r: 998 },
+    });
+  });
+
+  it('4.4 are not there for a key without limits, and tell who lacks the secret nothing', async () => {
+    const { secret } = await plane.ledger.newKey();
+    for (const key of [secret, 'sk_live_nonsense']) {
+      const { headers } = await verify({ key });
+      expect([...headers.keys()].filter((name) => /ratelimit|retry-after/.test(name))).toEqual([]);
+    }
+  });
+});
+
+describe('an IP allowlist', () => {
+  it('1.12 holds the address of the end client against CIDR ranges of both families, however it is written', async () => {
+    const { secret } = await plane.ledger.newKey({
+      ipAllowlist: ['192.0.2.0/24', '2001:db8:1::/48', '::ffff:198.51.100.0/120', '203.0.113.7'],
+    });
+    for (const ip of ['192.0.2.1', '::ffff:192.0.2.255', '2001:DB8:1:ffff::9', '198.51.100.3', '::ffff:c633:6403', '203.0.113.7'])
+      expect(await verify({ key: secret, ip })).toMatchObject({ body: { code: 'VALID' } });
+    for (const ip of ['192.0.3.1', '2001:db8:2::1', '::c000:201', '198.51.101.3', '203.0.113.8', undefined])
+      expect(await verify({ key: secret, ip })).toMatchObject({ body: { code: 'IP_NOT_ALLOWED', message: 'IP not allowed' } });
+  });
 });
