@@ -54,7 +54,7 @@ async function run([name, ...args]: readonly string[], io: CliIo): Promise<numbe
       io.err('Interrupted.');
       return EXIT.failed;
     }
-    io.err(explainFailure(error, io.env));
+    io.err(explainFailure(error));
     return EXIT.failed;
   }
 }

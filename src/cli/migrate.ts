@@ -1,3 +1,4 @@
+import { explainingFailure } from '../postgres/connection-failure.ts';
 import { migrate } from '../postgres/migrate.ts';
 import { EXIT, parseArguments, type CliCommand } from './command.ts';
 import { connect } from './open-ledger.ts';
@@ -13,7 +14,7 @@ MIGRATION_DATABASE_URL, or DATABASE_URL where that is unset.`,
     parseArguments(args, {}, { min: 0, max: 0 });
     const { ownerUrl, stop } = await connect(io, true);
     try {
-      const { applied } = await migrate({ ownerUrl, onProgress: io.out });
+      const { applied } = await explainingFailure(ownerUrl, () => migrate({ ownerUrl, onProgress: io.out }));
       io.out(applied.length === 0 ? 'Nothing to do: the database is up to date.' : `Done: ${applied.length} applied.`);
       return EXIT.done;
     } finally {

@@ -1,6 +1,7 @@
 import { readConfig, type Config } from '../config.ts';
 import type { CommandContext } from '../ledger/run-command.ts';
 import { connectEmbedded, hasEmbeddedCluster } from '../postgres/connect-embedded.ts';
+import { explainingFailure } from '../postgres/connection-failure.ts';
 import { migrate, migrationState, refusalOf } from '../postgres/migrate.ts';
 import { openDatabase, type Database } from '../postgres/pool.ts';
 import type { Secret } from '../lib/secret.ts';
@@ -34,7 +35,7 @@ export async function openLedger(io: CliIo, { create }: { readonly create: boole
     onError: (error) => io.err(error.message),
   });
   acquired.defer(() => database.close());
-  const state = await migrationState(database);
+  const state = await explainingFailure(serverUrl, () => migrationState(database));
   const refusal = refusalOf(state);
   if (refusal !== undefined) throw new Error(refusal);
   if (state.kind === 'behind') {

@@ -7,6 +7,7 @@ import { AdmissionUnavailableError } from '../admission/admission.ts';
 import { ForbiddenError } from '../commands/authorization.ts';
 import { ContentionError, KeyOperationLimitError } from '../ledger/run-command.ts';
 import { withoutCredentials } from '../lib/without-credentials.ts';
+import { isDatabaseUnavailable } from '../postgres/database-unavailable.ts';
 import { UsagePeriodError } from '../projections/usage-period.ts';
 
 /** `extensions.code` of a top-level error. */
@@ -131,28 +132,4 @@ function rootCause(error: unknown): unknown {
     cause = inner;
   }
   return cause;
-}
-
-const NETWORK_CODES = new Set([
-  'ECONNREFUSED',
-  'ECONNRESET',
-  'EPIPE',
-  'ETIMEDOUT',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-  'ENOENT',
-  'ENOTFOUND',
-  'EAI_AGAIN',
-]);
-/** What pg and its pool say, without any code, when they get no connection or no answer in time. */
-const POOL_MESSAGES =
-  /timeout exceeded when trying to connect|Connection terminated|connection timeout|Query read timeout|Client has encountered a connection error|Cannot use a pool after calling end/i;
-
-/** Connection exceptions (08), a server that lets nobody in (28, 3D, 53) or goes down or comes up (57P), and whatever failed without its own verdict. */
-function isDatabaseUnavailable(error: unknown): boolean {
-  if (error instanceof AggregateError) return error.errors.some(isDatabaseUnavailable);
-  if (!(error instanceof Error)) return false;
-  const code = (error as { readonly code?: unknown }).code;
-  if (typeof code === 'string') return /^(?:08|28|3D|53|57P)/.test(code) || NETWORK_CODES.has(code);
-  return POOL_MESSAGES.test(error.message);
 }

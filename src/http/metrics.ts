@@ -53,7 +53,7 @@ export function createMetrics(sources: MetricSources): Metrics {
   });
   const verifications = new Counter({
     name: 'keyledger_verifications_total',
-    help: 'Answers of POST /v1/verify',
+    help: 'Answers to verifications, over HTTP alone, in batches, for gateways and over GraphQL',
     labelNames: ['code'],
     registers,
   });
