@@ -274,7 +274,7 @@ $$;
 -- p_callers_*: the distinct callers, by token or, where the edge has authenticated them, by organization; p_caller points into them.
 -- Codes are those of src/domain/usage.ts; besides 100 caller unauthenticated, 101 caller forbidden, 102 the fast verifier was made with another pepper,
 -- 103 the request id belongs to reported usage, or to another key's request.
--- Order of checks: caller; address blocked; key and secret; organization; state; expiry; environment; address and origin; permissions; the organization's second
+-- Order of checks: caller; address blocked; key and secret; organization; its balance; state; expiry; environment; address and origin; permissions; the organization's second
 -- and minute; the key's minute and tokens; its quotas total, daily, weekly, monthly. Rules are numbered 1 key_minute, 2 key_tokens, 3 total, 4 daily, 5 weekly,
 -- 6 monthly, 7 organization_second, 8 organization_minute.
 --
@@ -318,6 +318,7 @@ BEGIN
 
   WITH caller AS MATERIALIZED (
     SELECT c.ordinal, o.id AS organization_id, o.number AS organization, o.requests_per_second AS per_second, o.requests_per_minute AS per_minute,
+      b.suspended,
       CASE
         WHEN c.token IS NOT NULL AND (t.id IS NULL OR t.revoked_at IS NOT NULL OR t.expires_at <= present OR (t.member_id IS NOT NULL AND m.role IS NULL)) THEN 100
         WHEN c.token IS NOT NULL AND NOT (
@@ -328,6 +329,7 @@ BEGIN
     LEFT JOIN access_tokens t ON t.token_hash = c.token
     LEFT JOIN members m ON m.organization_id = t.organization_id AND m.id = t.member_id AND m.removed_at IS NULL
     LEFT JOIN organizations o ON o.id = coalesce(t.organization_id, c.organization_id)
+    LEFT JOIN balances b ON b.organization = o.number
   ),
   checked AS MATERIALIZED (
     SELECT r.ordinal, r.cost, r.ip, r.endpoint, r.request_id, r.secret_hash, c.organization, c.per_second, c.per_minute AS organization_per_minute, r.mac,
@@ -344,6 +346,7 @@ BEGIN
         -- Both sides are keyed MACs: what the time of this comparison tells about one says nothing about a secret.
         WHEN v.mac <> r.mac THEN 1
         WHEN q.position IS NOT NULL THEN 103
+        WHEN c.suspended THEN 9
         WHEN k.state <> 'active' OR k.archived THEN 2
         WHEN k.expires_at <= present THEN 3
         WHEN (r.environment = 'test') <> (k.type = 'TEST') THEN 5
@@ -630,6 +633,11 @@ BEGIN
     SELECT organization_number, n.request_id, n.position, present FROM numbered n WHERE n.verdict = 'record' AND n.request_id IS NOT NULL
   )
   SELECT max(n.position) INTO last_position FROM numbered n;
+  -- One update a report, under the log's lock as funds are added under it: so a balance is what the events up to each commit say, and its row is never waited
+  -- for in another order.
+  UPDATE balances b SET micros = b.micros - c.micros
+  FROM (SELECT sum(i.cost_micros) AS micros FROM unnest(v_verdict, p_cost_micros) AS i (verdict, cost_micros) WHERE i.verdict <> 'again') AS c
+  WHERE b.organization = organization_number AND c.micros > 0;
   PERFORM pg_notify('keyledger_log', '');
 END $$;
 

@@ -2,6 +2,7 @@ import type { Logger } from 'pino';
 
 import { createAdmission } from './admission/create-admission.ts';
 import { readWindows } from './admission/read-windows.ts';
+import { createBalanceCommands } from './commands/balance-commands.ts';
 import { createExpiryLoop } from './commands/expire-due-keys.ts';
 import { createFirstOwner, type FirstOwner } from './commands/first-owner.ts';
 import { createHousekeepingLoop } from './commands/housekeeping.ts';
@@ -87,6 +88,7 @@ export async function startServer(config: Config, { logger, signal, onProgress }
   const keyOperationsPerHour = config.keyOperationsPerHour === 0 ? null : config.keyOperationsPerHour;
   const keys = createKeyCommands({ ...context, peppers, argon2, keyOperationsPerHour });
   const organizations = createOrganizationCommands(context);
+  const balances = createBalanceCommands(context);
   const tokens = createTokenCommands(context);
 
   const admission = createAdmission({ database, connection: clientConfig(connection), peppers, argon2, onError });
@@ -120,6 +122,7 @@ export async function startServer(config: Config, { logger, signal, onProgress }
     database,
     keys,
     organizations,
+    balances,
     tokens,
     admission,
     windows: (keyNumbers) => readWindows(database.kysely, keyNumbers),

@@ -1,5 +1,6 @@
 import { headPosition } from '../ledger/append.ts';
 import type { Database } from '../postgres/pool.ts';
+import { checkBalances } from './check-balances.ts';
 import { checkPositions, checkVersions } from './check-log.ts';
 import { checkState } from './check-state.ts';
 import { checkUsage } from './check-usage.ts';
@@ -31,6 +32,7 @@ const STEPS: readonly Step[] = [
   ['versions of streams', (database, _, step) => checkVersions(database, step)],
   ['state and verifiers', (database, _, step) => checkState(database, step)],
   ['usage', (database, _, step) => checkUsage(database, step)],
+  ['balances', (database, _, step) => checkBalances(database, step)],
 ];
 
 /**

@@ -15,6 +15,10 @@ export function describeEvent(event: LifecycleEvent, before: KeyState | null): r
         `requests per second: ${event.data.requestsPerSecond ?? 'no cap'}`,
         `requests per minute: ${event.data.requestsPerMinute ?? 'no cap'}`,
       ];
+    case 'BalanceEnabled':
+      return ['prepaid balance enabled: usage is charged from here on'];
+    case 'FundsAdded':
+      return [`funds of ${event.data.micros} micros added`];
     case 'MemberAdded':
       return [`member ${event.data.memberId} added as ${event.data.role}`];
     case 'MemberRoleChanged':

@@ -13,6 +13,7 @@ export type FindingKind =
   | 'verifier-unexpected'
   | 'settlement-differs'
   | 'window-differs'
+  | 'balance-differs'
   | 'counter-differs'
   | 'last-used-differs'
   | 'event-parked'

@@ -148,6 +148,7 @@ function shownState(subject: ReplaySubject, { organization, keys, tokens }: Stat
     name: organization.name,
     plan: organization.plan,
     caps: { ...organization.caps },
+    fundsMicros: organization.fundsMicros,
     members: [...organization.members].map(([id, role]) => ({ id, role })),
     tokens: [...tokens.values()].flatMap((token) =>
       token.kind === 'absent'

@@ -9,7 +9,7 @@ export const checkCommand: CliCommand = {
   help: `keyledger check [--json]
 
 Folds the log again and compares: its positions, moments and versions with their rules; organizations, members, access tokens and keys row by row; the
-keys' verifiers with the fingerprints in the log; the counters of usage with the sums of the usage events. Changes nothing, and can run while servers do.
+keys' verifiers with the fingerprints in the log; the counters of usage with the sums of the usage events; prepaid balances with funds and costs. Changes nothing, and can run while servers do.
 Exit code 0: nothing found; 1: something is not as the log says, or the check was stopped. keyledger rebuild mends what is derived; what is wrong
 in the log itself, or a verifier that was exchanged, is a matter for an auditor.
 

@@ -1,4 +1,5 @@
 import type { Database } from '../postgres/pool.ts';
+import { repairBalances } from '../projections/balance-repair.ts';
 import { rebuildProjection } from '../projections/rebuild.ts';
 import type { StreamKind } from '../projections/state-fold.ts';
 import { repairState } from '../projections/state-repair.ts';
@@ -9,7 +10,7 @@ import { openLedger } from './open-ledger.ts';
 import { createProgressLine, duration, grouped } from './progress.ts';
 
 const STATE: Readonly<Record<string, StreamKind>> = { organizations: 'organization', tokens: 'token', keys: 'key' };
-const PARTS = [...Object.keys(STATE), 'windows', 'usage'];
+const PARTS = [...Object.keys(STATE), 'windows', 'balances', 'usage'];
 
 export const rebuildCommand: CliCommand = {
   name: 'rebuild',
@@ -17,7 +18,7 @@ export const rebuildCommand: CliCommand = {
   help: `keyledger rebuild [--only PART]…
 
 Makes the read models anew from the log while servers run. Organizations, members, tokens and keys are compared row by row, and a row that is not what the
-log says is written anew. The windows that limits are counted in are compared with the usage events, key by key. The statistics of usage are folded from the first event into a second set of tables, which then takes the place of the first.
+log says is written anew. The windows that limits are counted in are compared with the usage events, key by key, and prepaid balances with funds and costs. The statistics of usage are folded from the first event into a second set of tables, which then takes the place of the first.
 Ctrl-C stops it; the same command goes on where it stopped. What is not derived, the verifiers of keys and the names of people, stays as it is.
 
   --only PART   one of ${PARTS.join(', ')}; may be given several times; everything where it is not given`,
@@ -32,8 +33,9 @@ Ctrl-C stops it; the same command goes on where it stopped. What is not derived,
       const kinds = Object.entries(STATE).flatMap(([part, kind]) => (parts.has(part) ? [kind] : []));
       const state = kinds.length === 0 ? EXIT.done : await rebuildState(ledger.database, kinds, io);
       const windows = parts.has('windows') && !io.signal.aborted ? await rebuildWindows(ledger.database, io) : EXIT.done;
+      const balances = parts.has('balances') && !io.signal.aborted ? await rebuildBalances(ledger.database, io) : EXIT.done;
       const usage = parts.has('usage') && !io.signal.aborted ? await rebuildUsage(ledger.database, io) : EXIT.done;
-      return [state, windows, usage].find((code) => code !== EXIT.done) ?? EXIT.done;
+      return [state, windows, balances, usage].find((code) => code !== EXIT.done) ?? EXIT.done;
     } finally {
       await ledger.close();
     }
@@ -70,6 +72,16 @@ async function rebuildWindows(database: Database, io: CliIo): Promise<number> {
     return EXIT.failed;
   }
   io.out(`Windows: ${grouped(outcome.compared)} keys compared, ${grouped(outcome.repaired)} counted anew.`);
+  return EXIT.done;
+}
+
+async function rebuildBalances(database: Database, io: CliIo): Promise<number> {
+  const outcome = await repairBalances(database, { signal: io.signal });
+  if (outcome.interrupted) {
+    io.err(`Interrupted after ${grouped(outcome.compared)} balances. Run the same command again: what is mended stays mended.`);
+    return EXIT.failed;
+  }
+  io.out(`Balances: ${grouped(outcome.compared)} compared, ${grouped(outcome.repaired)} added up anew.`);
   return EXIT.done;
 }
 

@@ -15,6 +15,7 @@ import { isUniqueViolation, type Effect } from '../ledger/append.ts';
 import { runCommand, type CommandContext, type Decision, type Outcome } from '../ledger/run-command.ts';
 import { loadStream } from '../ledger/stream.ts';
 import type { Tables } from '../postgres/tables.ts';
+import { requireFunds } from '../projections/balance-row.ts';
 import { writeKeyRow } from '../projections/key-row.ts';
 import { newWindowRows } from '../projections/window-rows.ts';
 import { requireKeyWrite, requirePermission } from './authorization.ts';
@@ -217,7 +218,11 @@ function decided(facts: {
   const row = writeKeyRow(state, { organizationId, version: version + events.length, actorId, created, newSecret: minted !== undefined });
   return {
     streams: [{ organizationId, stream: streamOf.key(keyId), version, events }],
-    effects: [row, ...(created ? newWindowRows(state.number) : []), ...events.flatMap((event) => verifierEffects(state, event, minted))],
+    effects: [
+      row,
+      ...(created ? [...newWindowRows(state.number), requireFunds(organizationId)] : []),
+      ...events.flatMap((event) => verifierEffects(state, event, minted)),
+    ],
     result: { keyId },
     subjectId: keyId,
     ...(minted === undefined ? {} : { secret: minted.secret }),

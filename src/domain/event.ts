@@ -62,6 +62,8 @@ const organizationEvents = {
     requestsPerSecond: cap.describe('over all keys, in any second; null for no cap'),
     requestsPerMinute: cap.describe('over all keys, in any minute; null for no cap'),
   }),
+  BalanceEnabled: z.object({}).describe('from here on usage is charged, and keys pass only while funds last'),
+  FundsAdded: z.object({ micros: z.int().positive().describe('millionths of the currency') }),
   MemberAdded: z.object({ memberId: uuid, role: z.enum(ROLES) }),
   MemberRoleChanged: z.object({ memberId: uuid, role: z.enum(ROLES) }),
   MemberRemoved: z.object({ memberId: uuid }),

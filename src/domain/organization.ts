@@ -1,7 +1,7 @@
 import type { OrganizationEvent } from './event.ts';
 import type { Role } from './permissions.ts';
 import { PLANS, type PlanCaps, type PlanName } from './plan.ts';
-import { refusal, type Refusal } from './refusals.ts';
+import { isRefusal, refusal, type Refusal } from './refusals.ts';
 
 /** An organization with its members; both are one aggregate, so that "at least one owner" is decided on one history. */
 export type OrganizationState =
@@ -13,6 +13,8 @@ export type OrganizationState =
       readonly name: string;
       readonly plan: string;
       readonly caps: PlanCaps;
+      /** All that was ever added, in millionths; what is left of it also depends on usage. Null: it keeps no balance. */
+      readonly fundsMicros: number | null;
       /** Role by member id; removed members are not in it. */
       readonly members: ReadonlyMap<string, Role>;
     };
@@ -29,6 +31,8 @@ export type OrganizationCommand =
   | { readonly kind: 'rename'; readonly name: string }
   /** `caps` only with ENTERPRISE: the other plans have their own. */
   | { readonly kind: 'change-plan'; readonly plan: PlanName; readonly caps: PlanCaps | null }
+  | { readonly kind: 'enable-balance'; readonly fundsMicros: number | null }
+  | { readonly kind: 'add-funds'; readonly micros: number }
   | { readonly kind: 'add-member'; readonly memberId: string; readonly role: Role }
   | { readonly kind: 'change-role'; readonly memberId: string; readonly role: Role }
   | { readonly kind: 'remove-member'; readonly memberId: string };
@@ -52,6 +56,10 @@ export function decideOrganization(state: OrganizationState, command: Organizati
       return state.name === command.name ? [] : [{ type: 'OrganizationRenamed', data: { name: command.name } }];
     case 'change-plan':
       return decidePlan(state, command.plan, command.caps);
+    case 'enable-balance':
+      return decideBalance(state.fundsMicros, command.fundsMicros);
+    case 'add-funds':
+      return decideFunds(state.fundsMicros, command.micros, 'micros');
     case 'add-member':
       if (state.members.has(command.memberId)) return refusal('ALREADY_MEMBER', undefined, 'memberId');
       return [{ type: 'MemberAdded', data: { memberId: command.memberId, role: command.role } }];
@@ -85,6 +93,21 @@ function decidePlan(
   return same ? [] : [{ type: 'PlanChanged', data: { plan, ...caps } }];
 }
 
+function decideBalance(has: number | null, funds: number | null): readonly OrganizationEvent[] | Refusal {
+  if (has !== null && funds === null) return [];
+  if (has !== null) return refusal('INVALID_INPUT', 'The organization keeps a balance already; call addFunds', 'fundsMicros');
+  const first = funds === null ? [] : decideFunds(0, funds, 'fundsMicros');
+  return isRefusal(first) ? first : [{ type: 'BalanceEnabled', data: {} }, ...first];
+}
+
+/** The sum stays a number that every JSON reader knows exactly. */
+function decideFunds(has: number | null, micros: number, field: string): readonly OrganizationEvent[] | Refusal {
+  if (has === null) return refusal('INVALID_INPUT', 'The organization keeps no balance; call enableBalance first', 'organizationId');
+  if (has + micros > Number.MAX_SAFE_INTEGER)
+    return refusal('INVALID_INPUT', `All funds of an organization together can be ${Number.MAX_SAFE_INTEGER} micros at most`, field);
+  return [{ type: 'FundsAdded', data: { micros } }];
+}
+
 function memberNotFound(): Refusal {
   return refusal('NOT_FOUND', 'There is no such member in your organization', 'id');
 }
@@ -96,7 +119,13 @@ function isLastOwner(members: ReadonlyMap<string, Role>, memberId: string): bool
 /** Applies one event. */
 export function evolveOrganization(state: OrganizationState, event: OrganizationEvent): OrganizationState {
   if (event.type === 'OrganizationCreated') {
-    return { kind: 'organization', ...event.data, caps: { requestsPerSecond: null, requestsPerMinute: null }, members: new Map() };
+    return {
+      kind: 'organization',
+      ...event.data,
+      caps: { requestsPerSecond: null, requestsPerMinute: null },
+      fundsMicros: null,
+      members: new Map(),
+    };
   }
   if (state.kind === 'absent') throw new Error(`The log is damaged: ${event.type} before OrganizationCreated.`);
   switch (event.type) {
@@ -106,6 +135,10 @@ export function evolveOrganization(state: OrganizationState, event: Organization
       const { plan, ...caps } = event.data;
       return { ...state, plan, caps };
     }
+    case 'BalanceEnabled':
+      return { ...state, fundsMicros: 0 };
+    case 'FundsAdded':
+      return { ...state, fundsMicros: (state.fundsMicros ?? 0) + event.data.micros };
     case 'MemberAdded':
     case 'MemberRoleChanged':
       return { ...state, members: new Map(state.members).set(event.data.memberId, event.data.role) };

@@ -11,6 +11,7 @@ export const PERMISSIONS = {
   'organization:write': 'rename the organization and change its settings',
   'organizations:create': 'create further organizations (no role carries it: it is given to a token by name)',
   'plans:write': 'change the plan of any organization (no role carries it: it is given to a token by name)',
+  'balance:write': 'give any organization a prepaid balance and add funds (no role carries it: it is given to a token by name)',
   'members:read': 'list the members and their roles',
   'members:write': 'add and remove members and change their roles',
   'tokens:read': 'list access tokens, without their secrets',
@@ -32,7 +33,7 @@ export function isPermission(text: string): text is Permission {
 }
 
 /** What concerns more than one organization is the operator's, and belongs to no role. */
-const OPERATOR: readonly Permission[] = ['organizations:create', 'plans:write'];
+const OPERATOR: readonly Permission[] = ['organizations:create', 'plans:write', 'balance:write'];
 
 export function isOperatorPermission(permission: Permission): boolean {
   return OPERATOR.includes(permission);

@@ -30,6 +30,7 @@ export const MUTATION_REFUSALS = {
   CONFIRMATION_MISMATCH: "To delete a key, give its exact name as 'confirmName'",
   KEY_EXPIRED: "The key has expired; set a later 'expiresAt' first",
   KEY_DELETED: 'The key was deleted, which is permanent',
+  INSUFFICIENT_BALANCE: 'The prepaid balance of your organization is used up; add funds before you create keys',
   LAST_OWNER: 'An organization keeps at least one owner; make another member an owner first',
   ALREADY_MEMBER: 'This person is a member already',
   IDEMPOTENCY_CONFLICT: 'This idempotency key was used with another input; use a new one for a new request',

@@ -63,7 +63,7 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
       ...settings(t),
     }),
     ids: { organizationId: 'Organization', profileId: 'Profile' },
-    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'NAME_TAKEN', 'IDEMPOTENCY_CONFLICT'],
+    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'NAME_TAKEN', 'INSUFFICIENT_BALANCE', 'IDEMPOTENCY_CONFLICT'],
     payload: withSecret,
     run: (actor, input, { deps }) => deps.keys.create(actor, input),
   });

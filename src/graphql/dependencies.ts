@@ -2,6 +2,7 @@ import type { Logger } from 'pino';
 
 import type { Admission } from '../admission/admission.ts';
 import type { KeyWindows } from '../admission/read-windows.ts';
+import type { BalanceCommands } from '../commands/balance-commands.ts';
 import type { KeyCommands } from '../commands/key-commands.ts';
 import type { OrganizationCommands } from '../commands/organization-commands.ts';
 import type { TokenCommands } from '../commands/token-commands.ts';
@@ -15,6 +16,7 @@ export type GraphqlDependencies = {
   readonly database: Database;
   readonly keys: KeyCommands;
   readonly organizations: OrganizationCommands;
+  readonly balances: BalanceCommands;
   readonly tokens: TokenCommands;
   readonly admission: Admission;
   /** What is left of the quotas and limits of keys, by their numbers. */

@@ -4,6 +4,7 @@ import { addAccessToken } from './access-token.ts';
 import { addActor } from './actor.ts';
 import { addApiKeyMutations } from './api-key-mutations.ts';
 import { addApiKey } from './api-key.ts';
+import { addBalance } from './balance.ts';
 import { createBuilder } from './builder.ts';
 import { addEnums } from './enums.ts';
 import { addKeyStreams } from './key-streams.ts';
@@ -37,6 +38,7 @@ export function buildSchema(): GraphQLSchema {
   addKeyStreams(builder, enums, types);
   addOrganization(builder, enums, types, events, usage);
   addOrganizationMutations(builder, types, refusals);
+  addBalance(builder, types, refusals);
   addMember(builder, enums, types, refusals);
   addAccessToken(builder, types, actor, refusals);
   addVerification(builder, enums, refusals);

@@ -91,6 +91,7 @@ export async function runCommand<Result extends JsonValue>(context: CommandConte
     } catch (error) {
       if (isPostgresError(error) && error.code === 'KL001')
         throw new KeyOperationLimitError(command.keyOperationsPerHour ?? 0, Number(error.detail ?? 3600));
+      if (isPostgresError(error) && error.code === 'KL002') return refusal('INSUFFICIENT_BALANCE');
       // 40P01 and 40001 are the server's own "try again".
       const lost =
         isVersionConflict(error) ||

@@ -201,6 +201,12 @@ export interface KeyLastUsedTable {
   readonly last_used_at: Timestamp;
 }
 
+export interface BalancesTable {
+  readonly organization: number;
+  readonly micros: bigint;
+  readonly suspended: GeneratedAlways<boolean>;
+}
+
 /** The tables of schema `keyledger` as Kysely sees them. */
 export interface Tables {
   readonly events: EventsTable;
@@ -218,4 +224,5 @@ export interface Tables {
   readonly usage_counters: UsageCountersTable;
   readonly usage_breakdown: UsageBreakdownTable;
   readonly key_last_used: KeyLastUsedTable;
+  readonly balances: BalancesTable;
 }

@@ -3,6 +3,7 @@ import { sql, type RawBuilder } from 'kysely';
 import type { OrganizationEvent } from '../domain/event.ts';
 import type { OrganizationState } from '../domain/organization.ts';
 import type { Effect } from '../ledger/append.ts';
+import { writeBalance } from './balance-row.ts';
 
 type Existing = Exclude<OrganizationState, { kind: 'absent' }>;
 
@@ -40,12 +41,15 @@ export function writeOrganizationRows(state: Existing, events: readonly Organiza
         // Windows that were not kept while there was no cap must not be believed: the next verification makes them anew from the log.
         return [sql`DELETE FROM organization_windows USING appended WHERE organization = ${state.number}::integer`];
       case 'OrganizationRenamed':
+      case 'BalanceEnabled':
+      case 'FundsAdded':
         return [];
     }
     return event satisfies never;
   });
   return [
     { name: 'organization_row', statement: organization },
+    ...writeBalance(state.number, events),
     ...members.map((statement, index) => ({ name: `touched_row_${index}`, statement })),
   ];
 }

@@ -158,6 +158,8 @@ function organizationRows(events: readonly Recorded<OrganizationEvent>[]): reado
       case 'OrganizationCreated':
       case 'OrganizationRenamed':
       case 'PlanChanged':
+      case 'BalanceEnabled':
+      case 'FundsAdded':
         break;
       default:
         event satisfies never;

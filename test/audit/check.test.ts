@@ -61,7 +61,8 @@ beforeAll(async () => {
 /** Every test begins with the ledger as it was prepared. */
 afterEach(async () => {
   await damage(async (admin) => {
-    await admin.query('BEGIN; SET LOCAL session_replication_role = replica');
+    // The ledger that was prepared keeps no balance.
+    await admin.query('BEGIN; SET LOCAL session_replication_role = replica; DELETE FROM keyledger.balances');
     for (const table of TABLES.split(' '))
       await admin.query(`DELETE FROM keyledger.${table}; INSERT INTO keyledger.${table} SELECT * FROM undamaged.${table}`);
     await admin.query('COMMIT');
@@ -281,6 +282,12 @@ const PLANTED: readonly (readonly [string, FindingKind, RegExp, (admin: pg.Clien
     (admin) => admin.query('UPDATE key_windows SET total = 0 WHERE total > 0'),
   ],
   [
+    'a balance that nobody enabled',
+    'balance-differs',
+    /^balance of organization number 7$/,
+    (admin) => admin.query('INSERT INTO balances (organization, micros) VALUES (7, 1000000)'),
+  ],
+  [
     'a counter that was changed',
     'counter-differs',
     /^counters of key number \d+, day /,
@@ -360,6 +367,7 @@ test('every kind of finding has its damage above, and what was restored in betwe
     'verifier-unexpected': true,
     'settlement-differs': true,
     'window-differs': true,
+    'balance-differs': true,
     'counter-differs': true,
     'last-used-differs': true,
     'event-parked': true,

@@ -48,6 +48,7 @@ export async function openTestGraphql(options: Options = {}) {
     database: ledger.database,
     keys: ledger.keys,
     organizations: ledger.organizations,
+    balances: ledger.balances,
     tokens: ledger.tokens,
     admission: ledger.admission,
     windows: (numbers) => readWindows(ledger.db, numbers),

@@ -35,6 +35,8 @@ const ROOT_FIELDS: Readonly<Record<string, { readonly document: string; readonly
   },
   'Mutation.createOrganization': { document: mutation('createOrganization', '{ name: "" }'), may: 'CREATOR' },
   'Mutation.changePlan': { document: mutation('changePlan', '{ organizationId: "x", plan: FREE }'), may: 'OPERATOR' },
+  'Mutation.enableBalance': { document: mutation('enableBalance', '{ organizationId: "x" }'), may: 'OPERATOR' },
+  'Mutation.addFunds': { document: mutation('addFunds', '{ organizationId: "x", micros: 1 }'), may: 'OPERATOR' },
   'Mutation.renameOrganization': { document: mutation('renameOrganization', '{ organizationId: "x", name: "x" }'), may: 'OWNER' },
   'Mutation.addMember': { document: mutation('addMember', '{ organizationId: "x", role: MEMBER }'), may: 'OWNER ADMIN' },
   'Mutation.changeMemberRole': { document: mutation('changeMemberRole', '{ id: "x", role: MEMBER }'), may: 'OWNER ADMIN' },
@@ -96,7 +98,7 @@ describe('permissions', () => {
     const gateway = await server.tokenOf({ permissions: ['keys:verify'] });
     tokens.GATEWAY = gateway.token;
     tokens.CREATOR = (await server.tokenOf({ permissions: ['organizations:create'] })).token;
-    tokens.OPERATOR = (await server.tokenOf({ permissions: ['plans:write'] })).token;
+    tokens.OPERATOR = (await server.tokenOf({ permissions: ['plans:write', 'balance:write'] })).token;
     const other = await server.ledger.newOrganization('Other');
     foreign = (await server.tokenOf({ memberId: other.owner.memberId }, other.id)).token;
     const key = await server.ledger.newKey();

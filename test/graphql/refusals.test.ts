@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { MUTATION_REFUSALS } from '../../src/domain/refusals.ts';
 import { encodeGlobalId } from '../../src/graphql/global-id.ts';
+import { done } from '../support/ledger.ts';
 import { at, textAt } from './at.ts';
 import { openTestGraphql, randomName, type TestGraphql } from './graphql-server.ts';
 
@@ -117,6 +118,17 @@ describe('every expected failure of a mutation', () => {
     expect(at(await server.query('query ($id: ID!) { node(id: $id) { ... on ApiKey { status } } }', { id }), 'data.node.status')).toBe(
       'EXPIRED',
     );
+  });
+
+  it('INSUFFICIENT_BALANCE', async () => {
+    const other = await server.ledger.newOrganization('Without funds');
+    done(await server.ledger.balances.enable(null, { organizationId: other.id }));
+    const { token } = await server.tokenOf({ memberId: other.owner.memberId }, other.id);
+    const input = { organizationId: encodeGlobalId('Organization', other.id), name: randomName(), type: 'SECRET' };
+    const document = 'mutation ($input: CreateApiKeyInput!) { createApiKey(input: $input) { __typename ... on UserError { code } } }';
+    const { data } = await server.query(document, { input }, token);
+    expect(data).toEqual({ createApiKey: { __typename: 'InsufficientBalance', code: 'INSUFFICIENT_BALANCE' } });
+    reached.add('INSUFFICIENT_BALANCE');
   });
 
   it('LAST_OWNER and ALREADY_MEMBER', async () => {

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 
 import { createAdmission } from '../../src/admission/create-admission.ts';
+import { createBalanceCommands } from '../../src/commands/balance-commands.ts';
 import { createKeyCommands } from '../../src/commands/key-commands.ts';
 import { createOrganizationCommands } from '../../src/commands/organization-commands.ts';
 import { createTokenCommands } from '../../src/commands/token-commands.ts';
@@ -39,6 +40,7 @@ export async function openTestLedger(
   const context = { db: database.kysely, sealingKeys: sealingKeysOf(peppers) };
   const keys = createKeyCommands({ ...context, peppers, argon2, keyOperationsPerHour: options.keyOperationsPerHour ?? null });
   const organizations = createOrganizationCommands(context);
+  const balances = createBalanceCommands(context);
   const tokens = createTokenCommands(context);
   const admission = createAdmission({ database, connection: clientConfig(settings), peppers, argon2, onError });
   const organization = options.on?.organization ?? (await newOrganization('Acme'));
@@ -57,6 +59,7 @@ export async function openTestLedger(
     argon2,
     keys,
     organizations,
+    balances,
     tokens,
     admission,
     errors,
