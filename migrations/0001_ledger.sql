@@ -93,9 +93,11 @@ $$;
 -- Appends life-cycle events. The i-th event goes to stream[i] as version[i]; a version that is taken raises unique_violation on
 -- events_stream_version: the caller decided on an old state and has to load and decide again. Wakes the readers of every server at commit.
 -- p_key_operations_per_hour, where given, caps the actor's keys created and regenerated in any 60 minutes; counted under the lock, so exactly.
+-- p_read_*: what else the decision was made on, which must not have changed since: streams at a version, and a key that was not used after a position. Looked
+-- at under the lock, so that no event comes between: raises KL003, and the caller decides again.
 CREATE FUNCTION append(
   p_actor text, p_organization uuid[], p_stream text[], p_version integer[], p_type text[], p_schema_version smallint[], p_data text[],
-  p_key_operations_per_hour integer,
+  p_key_operations_per_hour integer, p_read_stream text[] DEFAULT '{}', p_read_version integer[] DEFAULT '{}', p_unused_key integer DEFAULT NULL, p_unused_since bigint DEFAULT NULL,
   OUT first_position bigint, OUT last_position bigint, OUT recorded_at timestamptz
 ) LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -115,6 +117,10 @@ BEGIN
               DETAIL = ceil(extract(epoch FROM coalesce(earlier[greatest(1, cardinality(earlier) + operations - p_key_operations_per_hour)], reserved.recorded_at)
                             + interval '1 hour' - reserved.recorded_at))::text;
     END IF;
+  END IF;
+  IF EXISTS (SELECT FROM unnest(p_read_stream, p_read_version) AS r (stream, version) JOIN events e ON e.stream = r.stream AND e.version > r.version)
+    OR EXISTS (SELECT FROM usage_events u WHERE u.key = p_unused_key AND u.position > p_unused_since AND u.code = 0) THEN
+    RAISE EXCEPTION 'what was decided on has changed' USING ERRCODE = 'KL003';
   END IF;
   INSERT INTO events (position, organization_id, stream, version, type, schema_version, actor, recorded_at, data)
   SELECT reserved.first_position + e.ordinal - 1, e.organization_id, e.stream, e.version, e.type, e.schema_version, p_actor, reserved.recorded_at, e.data::json

@@ -143,4 +143,4 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON people, key_verifiers, idempotency TO ke
 GRANT USAGE ON SEQUENCE organization_numbers, api_key_numbers TO keyledger_server;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA keyledger FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ledger_now(), reserve_positions(), head_position(), ensure_usage_partitions(integer), refuse_change(),
-  append(text, uuid[], text[], integer[], text[], smallint[], text[], integer) TO keyledger_server;
+  append TO keyledger_server;

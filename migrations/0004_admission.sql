@@ -318,7 +318,7 @@ BEGIN
 
   WITH caller AS MATERIALIZED (
     SELECT c.ordinal, o.id AS organization_id, o.number AS organization, o.requests_per_second AS per_second, o.requests_per_minute AS per_minute,
-      b.suspended,
+      o.quota_status, b.suspended,
       CASE
         WHEN c.token IS NOT NULL AND (t.id IS NULL OR t.revoked_at IS NOT NULL OR t.expires_at <= present OR (t.member_id IS NOT NULL AND m.role IS NULL)) THEN 100
         WHEN c.token IS NOT NULL AND NOT (
@@ -332,7 +332,7 @@ BEGIN
     LEFT JOIN balances b ON b.organization = o.number
   ),
   checked AS MATERIALIZED (
-    SELECT r.ordinal, r.cost, r.ip, r.endpoint, r.request_id, r.secret_hash, c.organization, c.per_second, c.per_minute AS organization_per_minute, r.mac,
+    SELECT r.ordinal, r.cost, r.ip, r.endpoint, r.request_id, r.secret_hash, c.organization, c.per_second, c.per_minute AS organization_per_minute, c.quota_status, r.mac,
       CASE WHEN s.same THEN q.position END AS answered_position, CASE WHEN s.same THEN q.answer END AS answered, q.position IS NOT NULL AND NOT s.same AS taken,
       -- Whoever lacks the secret, or asks for another organization, gets no trace into a key and learns nothing of it, a blocked address included.
       CASE WHEN v.mac = r.mac AND v.pepper_id = p_pepper_id AND k.organization_id = c.organization_id THEN k.number END AS key, k.version, NOT v.current AS outdated,
@@ -482,7 +482,7 @@ BEGIN
     SELECT p.organization, p.request_id, p.position, p.recorded_at, json_build_object(
       'asked', trace_of(p.mac), 'at', p.recorded_at, 'code', p.final, 'rule', p.rule, 'outdated', p.outdated, 'minuteLeft', p.minute_left, 'totalLeft', p.total_left, 'dayLeft', p.day_left,
       'weekLeft', p.week_left, 'monthLeft', p.month_left, 'retryAt', CASE WHEN p.rule > 0 THEN retry_at(p.key, p.organization, p.rule, greatest(p.cost, 1), p.cap) END,
-      'key', (SELECT to_json(k) FROM api_keys k WHERE k.number = p.key))
+      'quotaStatus', p.quota_status, 'key', (SELECT to_json(k) FROM api_keys k WHERE k.number = p.key))
     FROM placed p
     WHERE p.recording AND p.request_id IS NOT NULL
   )
@@ -491,7 +491,8 @@ BEGIN
     array_agg(p.minute_left ORDER BY p.ordinal), array_agg(p.token_left ORDER BY p.ordinal), array_agg(p.total_left ORDER BY p.ordinal),
     array_agg(p.day_left ORDER BY p.ordinal), array_agg(p.week_left ORDER BY p.ordinal), array_agg(p.month_left ORDER BY p.ordinal),
     array_agg(CASE WHEN p.answered IS NOT NULL THEN p.answered WHEN p.code = 102 THEN p.other_pepper
-      WHEN p.rule > 0 THEN json_build_object('retryAt', retry_at(p.key, p.organization, p.rule, greatest(p.cost, 1), p.cap)) END ORDER BY p.ordinal)
+      WHEN p.rule > 0 THEN json_build_object('retryAt', retry_at(p.key, p.organization, p.rule, greatest(p.cost, 1), p.cap),
+        'quotaStatus', p.quota_status) END ORDER BY p.ordinal)
   INTO at, codes, rules, positions, keys, versions, outdated, minute_left, token_left, total_left, day_left, week_left, month_left, special
   FROM placed p;
 END $$;

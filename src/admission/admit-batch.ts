@@ -34,7 +34,10 @@ export type AdmitRow = {
   readonly special: readonly (Special | null)[];
 };
 
-export type Special = StoredAnswer | { readonly pepperId: string; readonly argon2: string } | { readonly retryAt: string | null };
+export type Special = StoredAnswer | { readonly pepperId: string; readonly argon2: string } | Refusing;
+
+/** When a refused request could pass, and what its organization answers where a quota refuses. */
+export type Refusing = { readonly retryAt: string | null; readonly quotaStatus: number };
 
 /** What `usage_requests.answer` holds: enough to give the same answer again, whatever became of the key. */
 export type StoredAnswer = {
@@ -48,6 +51,7 @@ export type StoredAnswer = {
   readonly weekLeft: number | null;
   readonly monthLeft: number | null;
   readonly retryAt: string | null;
+  readonly quotaStatus: number;
   readonly key: StoredKey;
 };
 

@@ -28,6 +28,8 @@ export type Decided = {
   readonly outdated: boolean;
   readonly atMs: number;
   readonly retryAtMs: number | null;
+  /** What the organization lets an end client be answered whose key has used up a quota; null where nothing was refused by a limit. */
+  readonly quotaStatus: number | null;
   readonly left: {
     readonly minute: number | null;
     readonly total: number | null;
@@ -46,7 +48,7 @@ export function toAnswer(decided: Decided, key: KeyFacts | null, requestId: stri
     kind: 'answer',
     code,
     message: code === 'VALID' ? null : messageOf(code, refusedBy),
-    httpStatus: httpStatusOf(code),
+    httpStatus: code === 'QUOTA_EXCEEDED' && decided.quotaStatus !== null ? decided.quotaStatus : httpStatusOf(code),
     requestId: requestId ?? (decided.position === null ? randomUUID() : requestIdOf(decided.position)),
     position: decided.position,
     key: code === 'VALID' ? verifiedKey(key, decided.outdated) : null,
@@ -66,6 +68,7 @@ export function repeatAnswer(stored: StoredAnswer, position: bigint | null, requ
     outdated: stored.outdated,
     atMs: Date.parse(stored.at),
     retryAtMs: stored.retryAt === null ? null : Date.parse(stored.retryAt),
+    quotaStatus: stored.quotaStatus,
     left: { minute: stored.minuteLeft, total: stored.totalLeft, daily: stored.dayLeft, weekly: stored.weekLeft, monthly: stored.monthLeft },
   };
   return toAnswer(decided, toKeyFacts(stored.key), requestId);

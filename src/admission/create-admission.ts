@@ -187,7 +187,7 @@ function toVerdicts(row: AdmitRow, facts: ReadonlyMap<number, KeyFacts>): readon
   const atMs = row.at.getTime();
   return row.codes.map((code, index) => {
     const special = row.special[index] ?? null;
-    const retryAt = special !== null && 'retryAt' in special ? special.retryAt : null;
+    const refusing = special !== null && 'retryAt' in special ? special : null;
     const key = row.keys[index] ?? null;
     return {
       decided: {
@@ -196,7 +196,8 @@ function toVerdicts(row: AdmitRow, facts: ReadonlyMap<number, KeyFacts>): readon
         position: row.positions[index] ?? null,
         outdated: row.outdated[index] ?? false,
         atMs,
-        retryAtMs: retryAt === null ? null : Date.parse(retryAt),
+        retryAtMs: refusing?.retryAt == null ? null : Date.parse(refusing.retryAt),
+        quotaStatus: refusing?.quotaStatus ?? null,
         left: {
           minute: toNumber(row.minute_left[index]),
           total: toNumber(row.total_left[index]),

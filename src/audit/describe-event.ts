@@ -19,6 +19,8 @@ export function describeEvent(event: LifecycleEvent, before: KeyState | null): r
       return ['prepaid balance enabled: usage is charged from here on'];
     case 'FundsAdded':
       return [`funds of ${event.data.micros} micros added`];
+    case 'OrganizationSettingsChanged':
+      return Object.entries(event.data).map(([name, value]) => `${name}: ${shown(value)}`);
     case 'MemberAdded':
       return [`member ${event.data.memberId} added as ${event.data.role}`];
     case 'MemberRoleChanged':

@@ -149,6 +149,7 @@ function shownState(subject: ReplaySubject, { organization, keys, tokens }: Stat
     plan: organization.plan,
     caps: { ...organization.caps },
     fundsMicros: organization.fundsMicros,
+    settings: organization.settings,
     members: [...organization.members].map(([id, role]) => ({ id, role })),
     tokens: [...tokens.values()].flatMap((token) =>
       token.kind === 'absent'

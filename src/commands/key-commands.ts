@@ -20,6 +20,7 @@ import { writeKeyRow } from '../projections/key-row.ts';
 import { newWindowRows } from '../projections/window-rows.ts';
 import { requireKeyWrite, requirePermission } from './authorization.ts';
 import { parseInput } from './input.ts';
+import { readKeyPolicy, readUse, type KeyPolicy } from './key-policy.ts';
 import { createKeySchema, deleteKeySchema, keyIdSchema, regenerateKeySchema, updateKeySchema } from './key-input.ts';
 
 export type KeyResult = { readonly keyId: string };
@@ -39,6 +40,7 @@ export type KeyCommands = {
 export type KeyCommandContext = CommandContext & {
   readonly peppers: Peppers;
   readonly argon2: Argon2Verifiers;
+  /** Where the organization has not said otherwise; null for no limit. */
   readonly keyOperationsPerHour: number | null;
 };
 
@@ -50,6 +52,10 @@ type NewSecret = {
   readonly pepperId: string;
   readonly mac: Buffer;
 };
+
+/** A command made for the state of its key, with what else it was made on. */
+type Prepared = { readonly command: KeyCommand; readonly minted?: NewSecret; readonly under?: Under };
+type Under = Pick<Decision<KeyResult>, 'decidedOn' | 'keyOperationsPerHour'>;
 
 const FOLD = { initial: ABSENT_KEY, parse: parseEvent.key, evolve: evolveKey };
 
@@ -79,9 +85,7 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
     actor: Actor | null,
     target: { readonly organizationId: string; readonly keyId: string },
     request: { readonly operation: string; readonly input: JsonValue; readonly idempotencyKey: Secret | null },
-    toCommand: (
-      state: KeyState,
-    ) => Promise<{ readonly command: KeyCommand; readonly minted?: NewSecret } | Refusal> | { readonly command: KeyCommand },
+    toCommand: (state: KeyState) => Promise<Prepared | Refusal> | Prepared,
   ): Promise<Outcome<KeyResult>> {
     const actorId = actor?.id ?? SYSTEM_ACTOR_ID;
     if (actor !== null) await authorizeChange(actor, target.keyId);
@@ -89,21 +93,14 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
       runCommand<KeyResult>(context, {
         actorId,
         ...request,
-        keyOperationsPerHour: context.keyOperationsPerHour,
         decide: async (now) => {
           const { state, version } = await loadKey(db, target.organizationId, target.keyId);
           const asked = await toCommand(state);
           if (isRefusal(asked)) return asked;
           const events = decideKey(state, asked.command, now);
           if (isRefusal(events)) return events;
-          return decided({
-            actorId,
-            organizationId: target.organizationId,
-            state,
-            version,
-            events,
-            minted: 'minted' in asked ? asked.minted : undefined,
-          });
+          const { organizationId } = target;
+          return { ...decided({ actorId, organizationId, state, version, events, minted: asked.minted }), ...asked.under };
         },
       }),
     );
@@ -135,13 +132,15 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
         operation: 'createApiKey',
         input: { organizationId, type, personal, ...settings } satisfies JsonValue,
         idempotencyKey,
-        keyOperationsPerHour: context.keyOperationsPerHour,
         decide: async (now) => {
+          const policy = await readKeyPolicy(db, organizationId);
           minted ??= await newSecret(type);
           identity ??= await newIdentity(db);
-          const events = decideKey(ABSENT_KEY, { kind: 'create', ...identity, type, ownerId, settings, secret: minted.facts }, now);
+          const { publicPermissions } = policy;
+          const command: KeyCommand = { kind: 'create', ...identity, type, ownerId, settings, secret: minted.facts, publicPermissions };
+          const events = decideKey(ABSENT_KEY, command, now);
           if (isRefusal(events)) return events;
-          return decided({ actorId: actor.id, organizationId, state: ABSENT_KEY, version: 0, events, minted });
+          return { ...decided({ actorId: actor.id, organizationId, state: ABSENT_KEY, version: 0, events, minted }), ...under(policy) };
         },
       }),
     );
@@ -157,7 +156,10 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
       const unknownProfile = refuseUnknownProfile(changes.profileId ?? null);
       if (unknownProfile !== null) return unknownProfile;
       const request = { operation: 'updateApiKey', input: { id, ...changes }, idempotencyKey };
-      return change(actor, { organizationId: actor.organizationId, keyId: id }, request, () => ({ command: { kind: 'update', changes } }));
+      return change(actor, { organizationId: actor.organizationId, keyId: id }, request, async () => {
+        const policy = await readKeyPolicy(db, actor.organizationId);
+        return { command: { kind: 'update', changes, publicPermissions: policy.publicPermissions }, under: under(policy) };
+      });
     },
     activate: (actor, raw) => simple(actor, raw, 'activateApiKey', { kind: 'activate' }),
     deactivate: (actor, raw) => simple(actor, raw, 'deactivateApiKey', { kind: 'deactivate' }),
@@ -173,6 +175,7 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
         return {
           command: { kind: 'regenerate', secret: minted.facts, overlapUntil: overlapUntil === null ? null : new Date(overlapUntil) },
           minted,
+          under: under(await readKeyPolicy(db, actor.organizationId)),
         };
       });
     },
@@ -181,15 +184,30 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
       if (!input.ok) return input.refusal;
       const { id, confirmName, idempotencyKey } = input.value;
       const request = { operation: 'deleteApiKey', input: { id, confirmName }, idempotencyKey };
-      return change(actor, { organizationId: actor.organizationId, keyId: id }, request, () => ({
-        command: { kind: 'delete', confirmName },
-      }));
+      return change(actor, { organizationId: actor.organizationId, keyId: id }, request, async (state) => {
+        const policy = await readKeyPolicy(db, actor.organizationId);
+        if (policy.deletion === 'ANY_KEY' || state.kind === 'absent')
+          return { command: { kind: 'delete', confirmName }, under: under(policy) };
+        const { used, upTo } = await readUse(db, state.number);
+        return {
+          command: { kind: 'delete', confirmName, refuseUsed: used },
+          under: { decidedOn: { streams: policy.decidedOn, unused: { keyNumber: state.number, upTo } } },
+        };
+      });
     },
     expire: (organizationId, keyId) =>
       change(null, { organizationId, keyId }, { operation: 'expire', input: null, idempotencyKey: null }, () => ({
         command: { kind: 'expire' },
       })),
   };
+
+  function under(policy: KeyPolicy): Under {
+    const { keyOperationsPerHour: own } = policy;
+    return {
+      decidedOn: { streams: policy.decidedOn },
+      keyOperationsPerHour: own === null ? context.keyOperationsPerHour : own === 0 ? null : own,
+    };
+  }
 
   async function simple(actor: Actor, raw: unknown, operation: string, command: KeyCommand): Promise<Outcome<KeyResult>> {
     const input = parseInput(keyIdSchema, raw);

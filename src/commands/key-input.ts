@@ -23,7 +23,7 @@ const category = z
   .transform((text) => text.normalize('NFC').trim())
   .refine((text) => text.length >= 1 && text.length <= 50 && !/\p{Cc}|\p{Cs}/u.test(text), 'give a category of 1 to 50 characters');
 
-const permissions = z
+export const permissions = z
   .array(
     z
       .string()

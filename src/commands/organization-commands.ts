@@ -24,6 +24,7 @@ import { writeOrganizationRows } from '../projections/organization-row.ts';
 import { ForbiddenError, requirePermission } from './authorization.ts';
 import { parseInput } from './input.ts';
 import { idempotencyKeySchema } from './key-input.ts';
+import { settingsChanges, updateSettingsSchema } from './settings-input.ts';
 
 export type OrganizationResult = { readonly organizationId: string; readonly memberId: string | null };
 
@@ -80,6 +81,7 @@ export type OrganizationCommands = {
   rename(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
   /** Of any organization: for the operator, by a token that carries `plans:write`, or the command line (`actor` null). */
   changePlan(actor: Actor | null, input: unknown): Promise<Outcome<OrganizationResult>>;
+  changeSettings(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
   addMember(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
   changeMemberRole(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
   removeMember(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
@@ -173,6 +175,16 @@ export function createOrganizationCommands(context: CommandContext): Organizatio
         { kind: 'change-plan', plan, caps },
         null,
       );
+    },
+    async changeSettings(actor, raw) {
+      requirePermission(actor, 'organization:write');
+      const input = parseInput(updateSettingsSchema, raw);
+      if (!input.ok) return input.refusal;
+      const { organizationId, idempotencyKey, ...given } = input.value;
+      if (organizationId !== actor.organizationId) return refusal('NOT_FOUND', 'There is no such organization', 'organizationId');
+      const changes = settingsChanges(given);
+      const request = { operation: 'updateOrganizationSettings', input: { organizationId, ...changes } as JsonValue, idempotencyKey };
+      return change(actor, organizationId, request, { kind: 'change-settings', changes }, null);
     },
     async addMember(actor, raw) {
       requirePermission(actor, 'members:write');

@@ -32,13 +32,16 @@ export type KeyCommand =
       readonly ownerId: string | null;
       readonly settings: KeySettings;
       readonly secret: SecretFacts;
+      /** What PUBLIC keys may carry; null: anything. */
+      readonly publicPermissions?: readonly string[] | null;
     }
-  | { readonly kind: 'update'; readonly changes: Partial<KeySettings> }
+  | { readonly kind: 'update'; readonly changes: Partial<KeySettings>; readonly publicPermissions?: readonly string[] | null }
   | { readonly kind: 'activate' }
   | { readonly kind: 'deactivate' }
   | { readonly kind: 'regenerate'; readonly secret: SecretFacts; readonly overlapUntil: Date | null }
   | { readonly kind: 'expire' }
-  | { readonly kind: 'delete'; readonly confirmName: string };
+  /** `refuseUsed`: the organization deletes only keys that were never used, and this one was. */
+  | { readonly kind: 'delete'; readonly confirmName: string; readonly refuseUsed?: boolean };
 
 export const ABSENT_KEY: KeyState = { kind: 'absent' };
 
@@ -59,14 +62,16 @@ export function decideKey(state: KeyState, command: KeyCommand, now: Date): read
     if (state.kind !== 'absent') throw new Error(`Key ${command.keyId} exists already: ids of new keys must be new.`);
     if (hasExpired(command.settings, now))
       return refusal('INVALID_INPUT', "'expiresAt' lies in the past; give a later moment or none", 'expiresAt');
-    const { kind: _, settings, secret, ...identity } = command;
+    const notPublic = refuseNotPublic(command.type, command.settings.permissions, command.publicPermissions ?? null);
+    if (notPublic !== null) return notPublic;
+    const { kind: _, publicPermissions: _allowed, settings, secret, ...identity } = command;
     return [{ type: 'KeyCreated', data: { ...identity, ...settings, ...secret } }];
   }
   if (state.kind === 'absent') return refusal('NOT_FOUND', 'There is no such key in your organization', 'id');
   if (state.kind === 'deleted') return command.kind === 'expire' ? [] : refusal('KEY_DELETED', undefined, 'id');
   switch (command.kind) {
     case 'update':
-      return decideUpdate(state, command.changes, now);
+      return decideUpdate(state, command.changes, command.publicPermissions ?? null, now);
     case 'activate':
       if (hasExpired(state.settings, now)) return refusal('KEY_EXPIRED');
       return state.kind === 'active' ? [] : [{ type: 'Activated', data: {} }];
@@ -87,12 +92,18 @@ export function decideKey(state: KeyState, command: KeyCommand, now: Date): read
       return [{ type: 'Expired', data: { expiresAt: state.settings.expiresAt } }];
     case 'delete':
       if (command.confirmName !== state.settings.name) return refusal('CONFIRMATION_MISMATCH', undefined, 'confirmName');
+      if (command.refuseUsed === true) return refusal('KEY_WAS_USED', undefined, 'id');
       return [{ type: 'Deleted', data: { name: state.settings.name } }];
   }
   return command satisfies never;
 }
 
-function decideUpdate(state: LiveKey, changes: Partial<KeySettings>, now: Date): readonly KeyEvent[] | Refusal {
+function decideUpdate(
+  state: LiveKey,
+  changes: Partial<KeySettings>,
+  publicPermissions: readonly string[] | null,
+  now: Date,
+): readonly KeyEvent[] | Refusal {
   const changed = Object.fromEntries(
     Object.entries(changes).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(state.settings[name as keyof KeySettings])),
   ) as Partial<KeySettings>;
@@ -100,7 +111,19 @@ function decideUpdate(state: LiveKey, changes: Partial<KeySettings>, now: Date):
   if (changed.expiresAt !== undefined && hasExpired({ ...state.settings, ...changed }, now)) {
     return refusal('INVALID_INPUT', "'expiresAt' lies in the past; give a later moment or null, or deactivate the key", 'expiresAt');
   }
-  return [{ type: 'Updated', data: changed }];
+  return refuseNotPublic(state.type, changed.permissions ?? [], publicPermissions) ?? [{ type: 'Updated', data: changed }];
+}
+
+/** A PUBLIC key is in everybody's hands: it carries what its organization allows such keys and nothing else. */
+function refuseNotPublic(type: KeyType, permissions: readonly string[], allowed: readonly string[] | null): Refusal | null {
+  const others = type === 'PUBLIC' && allowed !== null ? permissions.filter((permission) => !allowed.includes(permission)) : [];
+  if (others.length === 0) return null;
+  const may = allowed === null || allowed.length === 0 ? 'none' : allowed.join(', ');
+  return refusal(
+    'PERMISSION_NOT_PUBLIC',
+    `Your organization does not allow PUBLIC keys to carry ${others.join(', ')}; it allows ${may}`,
+    'permissions',
+  );
 }
 
 /** Applies one event. The same function runs live, in replay, in rebuild and in check. */

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { organizationSettingsSchema } from './organization-settings.ts';
 import { PERMISSIONS, ROLES, type Permission } from './permissions.ts';
 
 // An event is a past-tense fact. It changes only by optional fields or by a new type; schema/events.json is printed from here and compared in CI.
@@ -64,6 +65,7 @@ const organizationEvents = {
   }),
   BalanceEnabled: z.object({}).describe('from here on usage is charged, and keys pass only while funds last'),
   FundsAdded: z.object({ micros: z.int().positive().describe('millionths of the currency') }),
+  OrganizationSettingsChanged: organizationSettingsSchema.partial().describe('the settings that changed, with their new values'),
   MemberAdded: z.object({ memberId: uuid, role: z.enum(ROLES) }),
   MemberRoleChanged: z.object({ memberId: uuid, role: z.enum(ROLES) }),
   MemberRemoved: z.object({ memberId: uuid }),

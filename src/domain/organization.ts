@@ -1,4 +1,5 @@
 import type { OrganizationEvent } from './event.ts';
+import { changedSettings, DEFAULT_SETTINGS, type OrganizationSettings, type SettingsChanges } from './organization-settings.ts';
 import type { Role } from './permissions.ts';
 import { PLANS, type PlanCaps, type PlanName } from './plan.ts';
 import { isRefusal, refusal, type Refusal } from './refusals.ts';
@@ -15,6 +16,7 @@ export type OrganizationState =
       readonly caps: PlanCaps;
       /** All that was ever added, in millionths; what is left of it also depends on usage. Null: it keeps no balance. */
       readonly fundsMicros: number | null;
+      readonly settings: OrganizationSettings;
       /** Role by member id; removed members are not in it. */
       readonly members: ReadonlyMap<string, Role>;
     };
@@ -33,6 +35,7 @@ export type OrganizationCommand =
   | { readonly kind: 'change-plan'; readonly plan: PlanName; readonly caps: PlanCaps | null }
   | { readonly kind: 'enable-balance'; readonly fundsMicros: number | null }
   | { readonly kind: 'add-funds'; readonly micros: number }
+  | { readonly kind: 'change-settings'; readonly changes: SettingsChanges }
   | { readonly kind: 'add-member'; readonly memberId: string; readonly role: Role }
   | { readonly kind: 'change-role'; readonly memberId: string; readonly role: Role }
   | { readonly kind: 'remove-member'; readonly memberId: string };
@@ -60,6 +63,10 @@ export function decideOrganization(state: OrganizationState, command: Organizati
       return decideBalance(state.fundsMicros, command.fundsMicros);
     case 'add-funds':
       return decideFunds(state.fundsMicros, command.micros, 'micros');
+    case 'change-settings': {
+      const changed = changedSettings(state.settings, command.changes);
+      return Object.keys(changed).length === 0 ? [] : [{ type: 'OrganizationSettingsChanged', data: changed }];
+    }
     case 'add-member':
       if (state.members.has(command.memberId)) return refusal('ALREADY_MEMBER', undefined, 'memberId');
       return [{ type: 'MemberAdded', data: { memberId: command.memberId, role: command.role } }];
@@ -123,6 +130,7 @@ export function evolveOrganization(state: OrganizationState, event: Organization
       kind: 'organization',
       ...event.data,
       caps: { requestsPerSecond: null, requestsPerMinute: null },
+      settings: DEFAULT_SETTINGS,
       fundsMicros: null,
       members: new Map(),
     };
@@ -139,6 +147,8 @@ export function evolveOrganization(state: OrganizationState, event: Organization
       return { ...state, fundsMicros: 0 };
     case 'FundsAdded':
       return { ...state, fundsMicros: (state.fundsMicros ?? 0) + event.data.micros };
+    case 'OrganizationSettingsChanged':
+      return { ...state, settings: { ...state.settings, ...withoutUndefined(event.data) } };
     case 'MemberAdded':
     case 'MemberRoleChanged':
       return { ...state, members: new Map(state.members).set(event.data.memberId, event.data.role) };
@@ -149,4 +159,8 @@ export function evolveOrganization(state: OrganizationState, event: Organization
     }
   }
   return event satisfies never;
+}
+
+function withoutUndefined(changes: { readonly [Name in keyof OrganizationSettings]?: OrganizationSettings[Name] | undefined }) {
+  return Object.fromEntries(Object.entries(changes).filter(([, value]) => value !== undefined)) as Partial<OrganizationSettings>;
 }

@@ -27,7 +27,7 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
   });
   const settings = (t: InputFields): InputFieldMap => ({
     category: t.string({ description: 'Such as production, development or staging; by default production.' }),
-    permissions: t.stringList(),
+    permissions: t.stringList({ description: 'A PUBLIC key carries only those that the settings of the organization allow.' }),
     expiresAt: t.field({ type: 'DateTime' }),
     profileId: t.id(),
     metadata: t.field({ type: 'JSON', description: 'An object of 16 KiB at most.' }),
@@ -63,7 +63,7 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
       ...settings(t),
     }),
     ids: { organizationId: 'Organization', profileId: 'Profile' },
-    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'NAME_TAKEN', 'INSUFFICIENT_BALANCE', 'IDEMPOTENCY_CONFLICT'],
+    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'NAME_TAKEN', 'PERMISSION_NOT_PUBLIC', 'INSUFFICIENT_BALANCE', 'IDEMPOTENCY_CONFLICT'],
     payload: withSecret,
     run: (actor, input, { deps }) => deps.keys.create(actor, input),
   });
@@ -74,7 +74,7 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
     permissions: WRITERS,
     input: (t) => ({ ...id(t), name: t.string(), ...settings(t) }),
     ids: { id: 'ApiKey', profileId: 'Profile' },
-    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'NAME_TAKEN', 'KEY_DELETED', 'IDEMPOTENCY_CONFLICT'],
+    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'NAME_TAKEN', 'PERMISSION_NOT_PUBLIC', 'KEY_DELETED', 'IDEMPOTENCY_CONFLICT'],
     payload: changed,
     run: (actor, input, { deps }) => deps.keys.update(actor, input),
   });
@@ -110,11 +110,12 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
   });
   addMutation<KeyDone>(builder, refusals, {
     name: 'deleteApiKey',
-    description: 'Permanent. Its name becomes free; its history stays readable.',
+    description:
+      'Permanent. Its name becomes free; its history stays readable. The settings of the organization may keep keys that were used from being deleted.',
     permissions: WRITERS,
     input: (t) => ({ ...id(t), confirmName: t.string({ required: true, description: 'The exact name of the key.' }) }),
     ids: { id: 'ApiKey' },
-    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'KEY_DELETED', 'CONFIRMATION_MISMATCH', 'IDEMPOTENCY_CONFLICT'],
+    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'KEY_DELETED', 'KEY_WAS_USED', 'CONFIRMATION_MISMATCH', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
       position: t.field({ type: 'Position', resolve: (done) => done.position }),
       deletedId: t.id({ resolve: ({ result }) => encodeGlobalId('ApiKey', result.keyId) }),

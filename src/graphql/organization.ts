@@ -12,6 +12,7 @@ import type { Enums } from './enums.ts';
 import { idOf } from './global-id.ts';
 import { addKeyList } from './key-list.ts';
 import { logFilterOf, readEvents, type LedgerEventRefs } from './ledger-event.ts';
+import type { addOrganizationSettings } from './organization-settings.ts';
 import { pageOf, pageSizeOf } from './paging.ts';
 import type { AccessTokenRow, MemberRow, TypeRefs } from './type-refs.ts';
 import { encodeGlobalId } from './global-id.ts';
@@ -20,7 +21,14 @@ import { readRequestLog, type UsageRefs } from './usage.ts';
 type PastMember = { readonly organizationId: string; readonly memberId: string; readonly role: Role };
 type PastOrganization = Exclude<OrganizationState, { kind: 'absent' }>;
 
-export function addOrganization(builder: Builder, enums: Enums, types: TypeRefs, events: LedgerEventRefs, usage: UsageRefs): void {
+export function addOrganization(
+  builder: Builder,
+  enums: Enums,
+  types: TypeRefs,
+  events: LedgerEventRefs,
+  usage: UsageRefs,
+  settings: ReturnType<typeof addOrganizationSettings>,
+): void {
   const members = builder.connectionObject({ type: types.member, name: 'MemberConnection' });
   const tokens = builder.connectionObject({ type: types.accessToken, name: 'AccessTokenConnection' });
   const keys = addKeyList(builder, enums, types);
@@ -32,6 +40,7 @@ export function addOrganization(builder: Builder, enums: Enums, types: TypeRefs,
       name: t.exposeString('name'),
       plan: t.exposeString('plan'),
       createdAt: t.field({ type: 'DateTime', resolve: (organization) => organization.created_at }),
+      settings: t.field({ type: settings, authScopes: { permission: 'organization:read' }, resolve: (organization) => organization }),
       members: t.field({
         type: members,
         authScopes: { permission: 'members:read' },

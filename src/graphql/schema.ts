@@ -12,6 +12,7 @@ import { addLedgerEvent } from './ledger-event.ts';
 import { addMember } from './member.ts';
 import { addRefusalTypes } from './mutation-result.ts';
 import { addOrganizationMutations } from './organization-mutations.ts';
+import { addOrganizationSettings } from './organization-settings.ts';
 import { addOrganization } from './organization.ts';
 import { addScalars } from './scalars.ts';
 import { createTypeRefs } from './type-refs.ts';
@@ -36,7 +37,8 @@ export function buildSchema(): GraphQLSchema {
   addApiKey(builder, enums, types, actor, events, usage);
   addApiKeyMutations(builder, enums, types, refusals);
   addKeyStreams(builder, enums, types);
-  addOrganization(builder, enums, types, events, usage);
+  const settings = addOrganizationSettings(builder, types, refusals);
+  addOrganization(builder, enums, types, events, usage, settings);
   addOrganizationMutations(builder, types, refusals);
   addBalance(builder, types, refusals);
   addMember(builder, enums, types, refusals);

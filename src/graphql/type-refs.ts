@@ -1,15 +1,29 @@
-import { sql } from 'kysely';
+import { sql, type Selectable } from 'kysely';
 
 import { allows } from '../domain/actor.ts';
 import type { Permission } from '../domain/permissions.ts';
 import { ForbiddenError } from '../commands/authorization.ts';
 import { readLog, type LedgerEntry } from '../ledger/read.ts';
+import type { OrganizationsTable } from '../postgres/tables.ts';
 import type { Builder } from './builder.ts';
 import { actorOf, type GraphqlContext } from './context.ts';
 import { splitMemberId } from './global-id.ts';
 import { loadKeys, type KeyRow } from './key-reading.ts';
 
-export type OrganizationRow = { readonly id: string; readonly name: string; readonly plan: string; readonly created_at: Date };
+const ORGANIZATION_COLUMNS = [
+  'id',
+  'name',
+  'plan',
+  'created_at',
+  'deletion_policy',
+  'quota_status',
+  'public_key_permissions',
+  'key_operations_per_hour',
+  'alert_quota_thresholds',
+  'alert_expiring_within_days',
+  'alert_unused_for_days',
+] as const;
+export type OrganizationRow = Pick<Selectable<OrganizationsTable>, (typeof ORGANIZATION_COLUMNS)[number]>;
 export type MemberRow = {
   readonly organization_id: string;
   readonly id: string;
@@ -92,7 +106,7 @@ export async function loadOwnOrganization(context: GraphqlContext): Promise<Orga
   const { organizationId } = actorOf(context);
   return context.deps.database.kysely
     .selectFrom('organizations')
-    .select(['id', 'name', 'plan', 'created_at'])
+    .select(ORGANIZATION_COLUMNS)
     .where('id', '=', organizationId)
     .executeTakeFirstOrThrow(() => new Error(`The organization ${organizationId} of an authenticated caller does not exist.`));
 }

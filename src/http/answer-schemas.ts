@@ -34,6 +34,10 @@ export const verifyAnswerSchema = z.strictObject({
   quotas: z.array(z.strictObject({ window: z.enum(['TOTAL', 'DAILY', 'WEEKLY', 'MONTHLY']), limit: count, remaining: count })),
   quota: z.enum(['total', 'daily', 'weekly', 'monthly']).optional().describe('with QUOTA_EXCEEDED: which'),
   limit: z.enum(['key_minute', 'key_tokens', 'organization_second', 'organization_minute']).optional().describe('with RATE_LIMITED: which'),
+  httpStatus: z
+    .int()
+    .optional()
+    .describe('with a quota or limit: what the end client should be answered, 429 or, where the organization asks for it, 401'),
   retryAfter: z
     .int()
     .positive()

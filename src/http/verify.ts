@@ -106,7 +106,7 @@ function parseQuestion(exchange: Exchange, body: Buffer): VerifyRequest | null {
 
 /** The body of an answer as API consumers see it: positions as text, moments as ISO 8601, and what refused only where something did. */
 export function verifyAnswerBody(verdict: VerifyAnswer) {
-  const { code, message, requestId, position, key, rateLimit, quotas, refusedBy } = verdict;
+  const { code, message, httpStatus, requestId, position, key, rateLimit, quotas, refusedBy } = verdict;
   const body = {
     valid: code === 'VALID',
     code,
@@ -119,5 +119,5 @@ export function verifyAnswerBody(verdict: VerifyAnswer) {
   };
   if (refusedBy === null) return body;
   const rule = 'quota' in refusedBy ? { quota: refusedBy.quota } : { limit: refusedBy.limit };
-  return { ...body, ...rule, retryAfter: refusedBy.retryAfterSeconds };
+  return { ...body, ...rule, httpStatus, retryAfter: refusedBy.retryAfterSeconds };
 }

@@ -61,6 +61,13 @@ export interface OrganizationsTable {
   readonly plan: string;
   readonly requests_per_second: bigint | null;
   readonly requests_per_minute: bigint | null;
+  readonly deletion_policy: 'ANY_KEY' | 'UNUSED_KEYS';
+  readonly quota_status: 429 | 401;
+  readonly public_key_permissions: string[] | null;
+  readonly key_operations_per_hour: number | null;
+  readonly alert_quota_thresholds: number[];
+  readonly alert_expiring_within_days: number | null;
+  readonly alert_unused_for_days: number | null;
   readonly created_at: Timestamp;
   readonly version: number;
 }

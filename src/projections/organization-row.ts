@@ -7,14 +7,42 @@ import { writeBalance } from './balance-row.ts';
 
 type Existing = Exclude<OrganizationState, { kind: 'absent' }>;
 
+/** The row of `organizations` that a state folds to, without what only the envelope of its events knows. Also what `keyledger check` compares. */
+export function organizationRow({ organizationId, number, name, plan, caps, settings }: Existing) {
+  const { alertDefaults, publicKeyPermissions } = settings;
+  return {
+    id: organizationId,
+    number,
+    name,
+    plan,
+    requests_per_second: caps.requestsPerSecond,
+    requests_per_minute: caps.requestsPerMinute,
+    deletion_policy: settings.deletionPolicy,
+    quota_status: settings.quotaStatus,
+    public_key_permissions: publicKeyPermissions === null ? null : [...publicKeyPermissions],
+    key_operations_per_hour: settings.keyOperationsPerHour,
+    alert_quota_thresholds: [...alertDefaults.quotaThresholds],
+    alert_expiring_within_days: alertDefaults.expiringWithinDays,
+    alert_unused_for_days: alertDefaults.unusedForDays,
+  };
+}
+
 /** The effects that write an organization's row and what else its events touched, in the statement that appends. */
 export function writeOrganizationRows(state: Existing, events: readonly OrganizationEvent[], version: number): readonly Effect[] {
+  const row = organizationRow(state);
   const organization = sql`
-    INSERT INTO organizations (id, number, name, plan, requests_per_second, requests_per_minute, created_at, version)
-    SELECT ${state.organizationId}::uuid, ${state.number}::integer, ${state.name}, ${state.plan}, ${state.caps.requestsPerSecond}::bigint,
-           ${state.caps.requestsPerMinute}::bigint, appended.recorded_at, ${version}::integer FROM appended
+    INSERT INTO organizations (id, number, name, plan, requests_per_second, requests_per_minute, deletion_policy, quota_status, public_key_permissions,
+      key_operations_per_hour, alert_quota_thresholds, alert_expiring_within_days, alert_unused_for_days, created_at, version)
+    SELECT ${row.id}::uuid, ${row.number}::integer, ${row.name}, ${row.plan}, ${row.requests_per_second}::bigint, ${row.requests_per_minute}::bigint,
+      ${row.deletion_policy}, ${row.quota_status}::smallint, ${row.public_key_permissions}::text[], ${row.key_operations_per_hour}::integer,
+      ${row.alert_quota_thresholds}::integer[], ${row.alert_expiring_within_days}::integer, ${row.alert_unused_for_days}::integer,
+      appended.recorded_at, ${version}::integer
+    FROM appended
     ON CONFLICT (id) DO UPDATE SET name = excluded.name, plan = excluded.plan, requests_per_second = excluded.requests_per_second,
-      requests_per_minute = excluded.requests_per_minute, version = excluded.version`;
+      requests_per_minute = excluded.requests_per_minute, deletion_policy = excluded.deletion_policy, quota_status = excluded.quota_status,
+      public_key_permissions = excluded.public_key_permissions, key_operations_per_hour = excluded.key_operations_per_hour,
+      alert_quota_thresholds = excluded.alert_quota_thresholds, alert_expiring_within_days = excluded.alert_expiring_within_days,
+      alert_unused_for_days = excluded.alert_unused_for_days, version = excluded.version`;
   const members = events.flatMap((event): readonly RawBuilder<unknown>[] => {
     switch (event.type) {
       case 'MemberAdded':
@@ -43,6 +71,7 @@ export function writeOrganizationRows(state: Existing, events: readonly Organiza
       case 'OrganizationRenamed':
       case 'BalanceEnabled':
       case 'FundsAdded':
+      case 'OrganizationSettingsChanged':
         return [];
     }
     return event satisfies never;

@@ -7,6 +7,7 @@ import { ABSENT_ORGANIZATION, evolveOrganization, type OrganizationState } from 
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { keyRow } from './key-row.ts';
+import { organizationRow } from './organization-row.ts';
 
 /** The tables whose rows are the fold of the log's streams, with their primary keys. */
 export const STATE_TABLES = {
@@ -157,6 +158,7 @@ function organizationRows(events: readonly Recorded<OrganizationEvent>[]): reado
       }
       case 'OrganizationCreated':
       case 'OrganizationRenamed':
+      case 'OrganizationSettingsChanged':
       case 'PlanChanged':
       case 'BalanceEnabled':
       case 'FundsAdded':
@@ -165,20 +167,11 @@ function organizationRows(events: readonly Recorded<OrganizationEvent>[]): reado
         event satisfies never;
     }
   }
-  const { organizationId, number, name, plan, caps } = state;
+  const { organizationId } = state;
   return [
     {
       table: 'organizations',
-      row: {
-        id: organizationId,
-        number,
-        name,
-        plan,
-        requests_per_second: caps.requestsPerSecond,
-        requests_per_minute: caps.requestsPerMinute,
-        created_at: first.at,
-        version: events.length,
-      },
+      row: { ...organizationRow(state), created_at: first.at, version: events.length },
     },
     ...[...members].map(([id, member]): FoldedRow => ({ table: 'members', row: { organization_id: organizationId, id, ...member } })),
   ];

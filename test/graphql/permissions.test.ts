@@ -38,6 +38,10 @@ const ROOT_FIELDS: Readonly<Record<string, { readonly document: string; readonly
   'Mutation.enableBalance': { document: mutation('enableBalance', '{ organizationId: "x" }'), may: 'OPERATOR' },
   'Mutation.addFunds': { document: mutation('addFunds', '{ organizationId: "x", micros: 1 }'), may: 'OPERATOR' },
   'Mutation.renameOrganization': { document: mutation('renameOrganization', '{ organizationId: "x", name: "x" }'), may: 'OWNER' },
+  'Mutation.updateOrganizationSettings': {
+    document: mutation('updateOrganizationSettings', '{ organizationId: "x", quotaStatus: 401 }'),
+    may: 'OWNER',
+  },
   'Mutation.addMember': { document: mutation('addMember', '{ organizationId: "x", role: MEMBER }'), may: 'OWNER ADMIN' },
   'Mutation.changeMemberRole': { document: mutation('changeMemberRole', '{ id: "x", role: MEMBER }'), may: 'OWNER ADMIN' },
   'Mutation.removeMember': { document: mutation('removeMember', '{ id: "x" }'), may: 'OWNER ADMIN' },
@@ -60,6 +64,7 @@ const ROOT_FIELDS: Readonly<Record<string, { readonly document: string; readonly
 const PERIOD = 'from: "2026-01-01T00:00:00Z", to: "2026-01-02T00:00:00Z"';
 /** Fields of an organization that need more than being in it. */
 const ORGANIZATION_FIELDS: Readonly<Record<string, { readonly selection: string; readonly may: string }>> = {
+  settings: { selection: 'settings { quotaStatus }', may: 'OWNER ADMIN MEMBER AUDITOR' },
   members: { selection: 'members { edges { node { id } } }', may: 'OWNER ADMIN MEMBER AUDITOR' },
   accessTokens: { selection: 'accessTokens { edges { node { id } } }', may: 'OWNER ADMIN AUDITOR' },
   apiKeys: { selection: 'apiKeys { totalCount edges { node { id } } }', may: 'OWNER ADMIN MEMBER AUDITOR' },

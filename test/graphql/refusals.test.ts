@@ -17,7 +17,13 @@ describe('every expected failure of a mutation', () => {
   afterAll(() => server.close());
 
   async function run(name: string, input: Readonly<Record<string, unknown>>) {
-    const payload = { createApiKey: 'apiKey { id name }', addMember: 'member { id }', createAccessToken: 'accessToken { id }' }[name] ?? '';
+    const payload =
+      {
+        createApiKey: 'apiKey { id name }',
+        addMember: 'member { id }',
+        updateOrganizationSettings: 'organization { id }',
+        createAccessToken: 'accessToken { id }',
+      }[name] ?? '';
     const document = `mutation ($input: ${CAPITAL(name)}Input!) { ${name}(input: $input) { __typename ... on ${CAPITAL(name)}Payload { position ${payload} } ... on UserError { code message } ... on InvalidInput { field } ${name === 'recordUsage' ? '' : '... on NotFound { field }'} } }`;
     const { data, errors } = await server.query(document, { input });
     expect(errors).toEqual([]);
@@ -109,6 +115,21 @@ describe('every expected failure of a mutation', () => {
     for (const mutation of ['updateApiKey', 'activateApiKey', 'deactivateApiKey', 'regenerateApiKey'])
       expect(await run(mutation, { id })).toMatchObject({ __typename: 'KeyDeleted' });
     expect(await run('deleteApiKey', { id, confirmName: name })).toMatchObject({ __typename: 'KeyDeleted' });
+  });
+
+  it('KEY_WAS_USED and PERMISSION_NOT_PUBLIC, where the settings say so', async () => {
+    const settings = (changes: object) => run('updateOrganizationSettings', { ...org(), ...changes });
+    const { keyId, secret } = await server.ledger.newKey({ name: 'a used key' });
+    await server.ledger.verify(secret);
+    await settings({ deletionPolicy: 'UNUSED_KEYS', publicKeyPermissions: ['read'] });
+    const deletion = { id: encodeGlobalId('ApiKey', keyId), confirmName: 'a used key' };
+    expect(await run('deleteApiKey', deletion)).toMatchObject({ __typename: 'KeyWasUsed' });
+    const key = { ...org(), name: randomName(), type: 'PUBLIC', permissions: ['read', 'admin'] };
+    expect(await run('createApiKey', key)).toMatchObject({ __typename: 'PermissionNotPublic' });
+    expect(await settings({ deletionPolicy: 'ANY_KEY', publicKeyPermissions: null })).toMatchObject({
+      __typename: 'UpdateOrganizationSettingsPayload',
+    });
+    expect(await run('deleteApiKey', deletion)).toMatchObject({ __typename: 'DeleteApiKeyPayload' });
   });
 
   it('KEY_EXPIRED', async () => {
