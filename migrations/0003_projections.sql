@@ -24,7 +24,19 @@ CREATE TABLE parked_events (
   PRIMARY KEY (projection, slot, position)
 );
 
--- Counters a key and minute, hour and day (UTC), and beside them, as key 0, the whole organization's, so that its year reads as few rows as a key's.
+-- Categories by number, so that one takes the place of a key in the counters. Only a dictionary: both slots share it, and a rebuild keeps it.
+CREATE TABLE usage_categories (
+  organization integer NOT NULL,
+  category     text    NOT NULL,
+  number       integer GENERATED ALWAYS AS IDENTITY UNIQUE,
+  PRIMARY KEY (organization, category)
+);
+
+-- A request counts to the category that its key had when it was recorded. Few keys ever change theirs; this finds whether one did.
+CREATE INDEX events_recategorized ON events (stream) WHERE type = 'Updated' AND data ->> 'category' IS NOT NULL;
+
+-- Counters a key and minute, hour and day (UTC), and beside them the whole organization's, as key 0, and each category's, as minus its number, so that
+-- their year reads as few rows as a key's.
 CREATE TABLE usage_counters (
   slot         smallint    NOT NULL,
   grain        smallint    NOT NULL,  -- 1 minute, 2 hour, 3 day
@@ -57,13 +69,21 @@ CREATE TABLE usage_breakdown (
   PRIMARY KEY (slot, grain, organization, key, at, dimension, value)
 ) PARTITION BY LIST (slot);
 
--- The newest moment at which a key was let through, or its use reported.
+-- The newest moment at which a key, or by minus its number a category, was let through, or its use reported.
 CREATE TABLE key_last_used (
-  slot         smallint    NOT NULL,
-  key          integer     NOT NULL,
-  last_used_at timestamptz NOT NULL,
+  slot             smallint    NOT NULL,
+  key              integer     NOT NULL,
+  organization     integer     NOT NULL,
+  last_used_at     timestamptz NOT NULL,
+  -- What lists are sorted by first: an index on the moment itself would have to be written at each fold of each key in use, this one once a minute.
+  last_used_minute timestamptz GENERATED ALWAYS AS (date_bin('1 minute', last_used_at, '2000-01-01T00:00:00Z')) STORED,
   PRIMARY KEY (slot, key)
 ) PARTITION BY LIST (slot);
+CREATE INDEX key_last_used_recently ON key_last_used (organization, last_used_minute);
+
+-- Lists of keys by expiry and by use; the rest of their orders is in migration 0002.
+CREATE INDEX api_keys_by_expiry ON api_keys (organization_id, coalesce(expires_at, 'infinity'::timestamptz), id);
+CREATE INDEX api_keys_by_number ON api_keys (organization_id, number);
 
 DO $$
 DECLARE
@@ -78,12 +98,15 @@ BEGIN
       EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES IN (3) WITH (fillfactor = 80)', name || '_' || slot || '_day', name || '_' || slot);
       -- Minutes are erased after some days; they stand in the table about in the order of time, so this smallest of indexes finds the old ones.
       EXECUTE format('CREATE INDEX ON %I USING brin (at) WITH (pages_per_range = 16)', name || '_' || slot || '_minute');
+      -- Finds which keys were used in an hour at all, for the rule of unusual activity.
+      EXECUTE format('CREATE INDEX ON %I USING brin (at) WITH (pages_per_range = 16)', name || '_' || slot || '_hour');
     END LOOP;
   END LOOP;
 END $$;
 
 GRANT SELECT, UPDATE ON projections TO keyledger_server;
 GRANT SELECT, INSERT, DELETE ON parked_events TO keyledger_server;
+GRANT SELECT, INSERT, UPDATE ON usage_categories TO keyledger_server;
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON usage_counters, usage_breakdown, key_last_used,
   usage_counters_0, usage_counters_1, usage_breakdown_0, usage_breakdown_1, key_last_used_0, key_last_used_1 TO keyledger_server;
 GRANT SELECT, DELETE ON usage_counters_0_minute, usage_counters_1_minute, usage_breakdown_0_minute, usage_breakdown_1_minute TO keyledger_server;

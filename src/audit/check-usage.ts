@@ -2,26 +2,19 @@ import { sql, type Kysely, type RawBuilder } from 'kysely';
 
 import type { Database } from '../postgres/pool.ts';
 import type { Tables } from '../postgres/tables.ts';
-import { COUNTERS, sumsOf, usageFacts } from '../projections/usage-facts.ts';
-import { GRAINS, MINUTES_KEPT_MS } from '../projections/usage-period.ts';
+import { COUNTERS, sumsOf } from '../projections/usage-facts.ts';
+import { checkCategories } from './check-categories.ts';
 import type { CheckStep } from './finding.ts';
+import { FINDINGS, GRAIN_ROWS, isWhole, LIVE, pageOfFacts, reportBuckets, type BucketRow } from './usage-buckets.ts';
 
 /** Keys, by their numbers, in one statement. */
 const KEYS = 100;
-/** Of one kind and page; the first ones tell what happened. */
-const FINDINGS = 100;
-
-const LIVE = sql`SELECT slot, position FROM projections WHERE name = 'usage' AND state = 'live'`;
-const GRAIN_NAMES = new Map<number, string>(Object.entries(GRAINS).map(([name, number]) => [number, name.toLowerCase()]));
-const GRAIN_ROWS = sql`
-  VALUES (${GRAINS.MINUTE}::smallint, 'minute', now() - make_interval(secs => ${MINUTES_KEPT_MS / 1000})),
-         (${GRAINS.HOUR}::smallint, 'hour', '-infinity'::timestamptz), (${GRAINS.DAY}::smallint, 'day', '-infinity'::timestamptz)`;
-
 /**
  * The counters, breakdowns and last-used moments are what the usage events up to the projector's checkpoint add up to; the windows what all events
  * do. Each statement sees log, checkpoint and counters at one moment, so traffic and projector can go on.
  */
-export async function checkUsage({ kysely: db }: Database, step: CheckStep): Promise<void> {
+export async function checkUsage(database: Database, step: CheckStep): Promise<void> {
+  const { kysely: db } = database;
   await checkProgress(db, step);
   const end = await lastKeyNumber(db);
   for (let from = 1; from <= end && step.signal?.aborted !== true; from += KEYS) {
@@ -33,6 +26,7 @@ export async function checkUsage({ kysely: db }: Database, step: CheckStep): Pro
     step.progress(Math.min(end, from + KEYS - 1), end);
   }
   if (step.signal?.aborted !== true) await checkOrganizations(db, step);
+  if (step.signal?.aborted !== true) await checkCategories(database, step);
 }
 
 /** Key numbers above the last one given would be damage too, so the counters are asked as well. */
@@ -66,27 +60,6 @@ async function checkProgress(db: Kysely<Tables>, { report }: CheckStep): Promise
   }
 }
 
-/** What the events of some keys should have added up to. */
-function pageOfFacts(page: RawBuilder<unknown>): RawBuilder<unknown> {
-  return sql`
-    live AS MATERIALIZED (${LIVE}),
-    page AS MATERIALIZED (SELECT * FROM usage_events WHERE key ${page} AND position <= (SELECT position FROM live)),
-    fact AS MATERIALIZED (
-      SELECT f.* FROM (${usageFacts(sql`page`)}) AS f
-      WHERE f.fault IS NULL AND NOT EXISTS (
-        SELECT FROM parked_events p WHERE p.projection = 'usage' AND p.slot = (SELECT slot FROM live) AND p.position = f.position)
-    )`;
-}
-
-type BucketRow = {
-  readonly grain: number;
-  readonly organization: number;
-  readonly key: number;
-  readonly at: Date;
-  readonly expected: unknown;
-  readonly found: unknown;
-};
-
 async function checkCounters(db: Kysely<Tables>, page: RawBuilder<unknown>, step: CheckStep): Promise<void> {
   const { rows } = await sql<BucketRow>`
     WITH ${pageOfFacts(page)},
@@ -104,11 +77,6 @@ async function checkCounters(db: Kysely<Tables>, page: RawBuilder<unknown>, step
     WHERE e.sums IS DISTINCT FROM k.sums AND ${isWhole('at')}
     ORDER BY grain DESC, organization, key, at LIMIT ${FINDINGS}`.execute(db);
   reportBuckets(rows, 'counters', step);
-}
-
-/** The minute in which the retention begins is cut, not wrong. */
-function isWhole(column: string): RawBuilder<unknown> {
-  return sql`(grain > 1 OR ${sql.ref(column)} > now() - make_interval(secs => ${MINUTES_KEPT_MS / 1000}) + interval '1 minute')`;
 }
 
 function counterSums(alias: string): RawBuilder<unknown> {
@@ -138,15 +106,14 @@ async function checkLastUsed(db: Kysely<Tables>, page: RawBuilder<unknown>, { re
   const { rows } = await sql<{ key: number; expected: string | null; found: string | null }>`
     WITH ${pageOfFacts(page)}
     SELECT key, e.used_at::text AS expected, k.last_used_at::text AS found
-    FROM (SELECT key, max(used_at) AS used_at FROM fact WHERE used_at IS NOT NULL GROUP BY key) AS e
-    FULL JOIN (SELECT key, last_used_at FROM key_last_used WHERE slot = (SELECT slot FROM live) AND key ${page}) AS k USING (key)
+    FROM (SELECT organization, key, max(used_at) AS used_at FROM fact WHERE used_at IS NOT NULL GROUP BY organization, key) AS e
+    FULL JOIN (SELECT organization, key, last_used_at FROM key_last_used WHERE slot = (SELECT slot FROM live) AND key ${page}) AS k USING (organization, key)
     WHERE e.used_at IS DISTINCT FROM k.last_used_at ORDER BY key LIMIT ${FINDINGS}`.execute(db);
   for (const { key, expected, found } of rows) {
     report({ kind: 'last-used-differs', subject: `key number ${key}`, expected: expected ?? 'never', found: found ?? 'never' });
   }
 }
 
-/** The all-time total that a quota is held against, written by the statement that records the request. */
 /** The windows that admission decides by, each sub-bucket of them, as of the moment to which they were brought forward. */
 async function checkWindows(db: Kysely<Tables>, page: RawBuilder<unknown>, { report }: CheckStep): Promise<void> {
   const { rows } = await sql<{ key: number; kept: string; expected: string; found: string }>`
@@ -167,28 +134,11 @@ async function checkOrganizations(db: Kysely<Tables>, step: CheckStep): Promise<
     const { rows } = await sql<BucketRow>`
       WITH live AS MATERIALIZED (${LIVE}),
       total AS (SELECT c.grain, c.organization, c.at ${extra}, ${sums} FROM ${sql.table(table)} c WHERE c.slot = (SELECT slot FROM live) AND c.key > 0 GROUP BY grain, organization, at ${extra}),
-      whole AS (SELECT c.grain, c.organization, c.at ${extra}, ${sums} FROM ${sql.table(table)} c WHERE c.slot = (SELECT slot FROM live) AND c.key <= 0 GROUP BY grain, organization, at ${extra})
+      whole AS (SELECT c.grain, c.organization, c.at ${extra}, ${sums} FROM ${sql.table(table)} c WHERE c.slot = (SELECT slot FROM live) AND c.key = 0 GROUP BY grain, organization, at ${extra})
       SELECT grain, organization, 0 AS key, at, to_jsonb(t) - ARRAY['grain', 'organization', 'at'] AS expected, to_jsonb(w) - ARRAY['grain', 'organization', 'at'] AS found
       FROM total t FULL JOIN whole w USING (grain, organization, at ${extra})
       WHERE to_jsonb(t) IS DISTINCT FROM to_jsonb(w) AND ${isWhole('at')}
       ORDER BY grain DESC, organization, at LIMIT ${FINDINGS}`.execute(db);
     reportBuckets(rows, what, step);
   }
-}
-
-function reportBuckets(rows: readonly BucketRow[], what: string, { report }: CheckStep): void {
-  for (const { grain, organization, key, at, expected, found } of rows) {
-    const whose = key === 0 ? `organization number ${organization}` : `key number ${key}`;
-    report({
-      kind: 'counter-differs',
-      subject: `${what} of ${whose}, ${GRAIN_NAMES.get(grain) ?? grain} ${at.toISOString()}`,
-      expected: text(expected),
-      found: text(found),
-    });
-  }
-}
-
-function text(sums: unknown): string {
-  if (sums == null) return 'none';
-  return typeof sums === 'string' ? sums : JSON.stringify(sums);
 }

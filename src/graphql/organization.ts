@@ -81,7 +81,7 @@ export function addOrganization(
       }),
       usage: t.field({
         type: usage.usage,
-        description: 'Of all keys, or of those that are in a category now.',
+        description: 'Of all keys, or of a category: the requests whose key was in it when they were recorded.',
         authScopes: { permission: 'usage:read' },
         args: {
           from: t.arg({ type: 'DateTime', required: true }),

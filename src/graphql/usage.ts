@@ -1,5 +1,6 @@
 import {
   requestLog,
+  subjectLastUsed,
   usageSeries,
   usageTotals,
   type RequestLogEntry,
@@ -75,6 +76,12 @@ export function addUsage(builder: Builder, enums: Enums, types: TypeRefs) {
   const usage = builder.objectRef<UsageQuestion>('Usage').implement({
     description: 'Statistics, which follow the log within seconds.',
     fields: (t) => ({
+      lastUsedAt: t.field({
+        type: 'DateTime',
+        nullable: true,
+        description: 'When a key was last let through or reported as used, whatever the period; null where none was.',
+        resolve: ({ subject }, _args, { deps }) => subjectLastUsed(deps.database.kysely, subject),
+      }),
       totals: t.field({
         type: totals,
         resolve: ({ subject, from, to }, _args, { deps }) => usageTotals(deps.database.kysely, subject, { from, to }),

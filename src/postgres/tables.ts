@@ -204,8 +204,11 @@ export interface UsageBreakdownTable {
 
 export interface KeyLastUsedTable {
   readonly slot: number;
+  /** A key's number, or minus the number of a category. */
   readonly key: number;
+  readonly organization: number;
   readonly last_used_at: Timestamp;
+  readonly last_used_minute: ColumnType<Date, never, never>;
 }
 
 export interface BalancesTable {

@@ -27,12 +27,12 @@ export const COUNTERS = [
  *
  * A request counts when it happened (`occurred_at` where a report says so). A UsageSettled counts no request: it adds its cost, tokens and duration
  * to the bucket of the request that it settles, and where that one failed after all, it moves there from succeeded to failed.
- * `fault` says why an event can't be counted, and is NULL for the others.
+ * `request` is the position of the request that it is about. `fault` says why an event can't be counted, and is NULL for the others.
  */
 export function usageFacts(page: RawBuilder<unknown>): RawBuilder<unknown> {
   const { verified, reported, settled } = USAGE_KINDS;
   return sql`
-    SELECT p.position, p.organization, p.key, coalesce(p.occurred_at, p.recorded_at) AS at,
+    SELECT p.position, p.position AS request, p.organization, p.key, coalesce(p.occurred_at, p.recorded_at) AS at,
            1 AS requests, (p.code = ${VALID} AND (p.status IS NULL OR p.status < ${FAILED_STATUS}))::integer AS succeeded,
            (p.code = ${VALID} AND p.status IS NOT NULL AND p.status >= ${FAILED_STATUS})::integer AS failed, (p.code <> ${VALID})::integer AS refused,
            p.credits, p.cost_micros, p.tokens_in, p.tokens_out, p.duration_ms, (p.duration_ms IS NOT NULL)::integer AS timed,
@@ -44,7 +44,7 @@ export function usageFacts(page: RawBuilder<unknown>): RawBuilder<unknown> {
            END AS fault
     FROM ${page} p WHERE p.kind <> ${settled}
   UNION ALL
-    SELECT p.position, p.organization, p.key, coalesce(t.occurred_at, t.recorded_at, p.recorded_at) AS at,
+    SELECT p.position, t.position AS request, p.organization, p.key, coalesce(t.occurred_at, t.recorded_at, p.recorded_at) AS at,
            0 AS requests, -(t.code = ${VALID} AND p.status IS NOT NULL AND p.status >= ${FAILED_STATUS})::integer AS succeeded,
            (t.code = ${VALID} AND p.status IS NOT NULL AND p.status >= ${FAILED_STATUS})::integer AS failed, 0 AS refused,
            p.credits, p.cost_micros, p.tokens_in, p.tokens_out, p.duration_ms, (p.duration_ms IS NOT NULL)::integer AS timed,
@@ -56,6 +56,25 @@ export function usageFacts(page: RawBuilder<unknown>): RawBuilder<unknown> {
       SELECT u.position, u.code, u.occurred_at, u.recorded_at FROM usage_events u
       WHERE u.position = p.settles AND u.kind = ${verified} AND u.key = p.key AND u.organization = p.organization LIMIT 1) AS t ON true
     WHERE p.kind = ${settled}`;
+}
+
+/** The condition on `events e` that finds changes of a key's category; the index events_recategorized has the same. */
+export const RECATEGORIZED = sql`e.type = 'Updated' AND e.data ->> 'category' IS NOT NULL`;
+
+/**
+ * Facts with the category that each one counts to: the one that its key had, by the log, when the request was recorded; what is settled later follows its
+ * request. So a period's numbers stay as they are when a key moves on, whenever they are folded. NULL where the log knows no such key.
+ */
+export function categorized(facts: RawBuilder<unknown>): RawBuilder<unknown> {
+  return sql`
+    SELECT f.*, CASE WHEN NOT k.changed THEN k.category ELSE (
+        SELECT e.data ->> 'category' FROM events e
+        WHERE e.stream = k.stream AND e.position <= f.request AND (e.type = 'KeyCreated' OR ${RECATEGORIZED})
+        ORDER BY e.version DESC LIMIT 1) END AS category
+    FROM ${facts} f LEFT JOIN (
+      SELECT a.number AS key, a.category, 'key:' || a.id AS stream, EXISTS (SELECT FROM events e WHERE e.stream = 'key:' || a.id AND ${RECATEGORIZED}) AS changed
+      FROM (SELECT DISTINCT key FROM ${facts} AS u) AS used JOIN api_keys a ON a.number = used.key
+    ) AS k ON k.key = f.key`;
 }
 
 /** `sum(x)::bigint AS x, …` over facts or counters. */

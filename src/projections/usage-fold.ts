@@ -2,7 +2,7 @@ import { sql, type Kysely } from 'kysely';
 
 import type { Tables } from '../postgres/tables.ts';
 import type { Folded, FoldRequest, Projection } from './projection.ts';
-import { COUNTERS, sumsOf, usageFacts } from './usage-facts.ts';
+import { categorized, COUNTERS, sumsOf, usageFacts } from './usage-facts.ts';
 import { GRAINS, MINUTES_ERASED_MS } from './usage-period.ts';
 
 type Row = {
@@ -11,7 +11,7 @@ type Row = {
   readonly parked: readonly { readonly position: string; readonly reason: string }[] | null;
 };
 
-/** The counters per key and minute, hour and day, and when each key was last used. */
+/** The counters per key, category, organization and minute, hour and day, and when each key and category was last used. */
 export const USAGE_PROJECTION: Projection = {
   name: 'usage',
   tables: ['usage_counters', 'usage_breakdown', 'key_last_used'],
@@ -38,17 +38,30 @@ async function foldUsage(db: Kysely<Tables>, { state, limit }: FoldRequest): Pro
     page AS MATERIALIZED (
       SELECT * FROM usage_events WHERE position > (SELECT after FROM bounds) AND position <= (SELECT up_to FROM bounds)
     ),
-    fact AS MATERIALIZED (${usageFacts(sql`page`)}),
-    per_minute AS MATERIALIZED (
-      SELECT f.organization, f.key, date_trunc('minute', f.at, 'UTC') AS at, ${sumsOf('f')}
-      FROM fact f WHERE f.fault IS NULL GROUP BY 1, 2, 3
+    bare AS MATERIALIZED (${usageFacts(sql`page`)}),
+    named AS MATERIALIZED (${categorized(sql`bare`)}),
+    wanted AS MATERIALIZED (SELECT DISTINCT organization, category FROM named WHERE fault IS NULL AND category IS NOT NULL),
+    -- In order, since a rebuild may do the same; DO UPDATE answers the number that a snapshot too old to see it would miss.
+    numbered AS (
+      INSERT INTO usage_categories (organization, category)
+      SELECT organization, category FROM wanted w
+      WHERE NOT EXISTS (SELECT FROM usage_categories c WHERE c.organization = w.organization AND c.category = w.category) ORDER BY 1, 2
+      ON CONFLICT (organization, category) DO UPDATE SET category = excluded.category RETURNING organization, category, number
     ),
-    -- Each bucket of a key is also one of its organization (key 0).
+    category AS MATERIALIZED (
+      SELECT c.organization, c.category, c.number FROM wanted JOIN usage_categories c USING (organization, category) UNION ALL SELECT * FROM numbered
+    ),
+    fact AS MATERIALIZED (SELECT f.*, -c.number AS of_category FROM named f LEFT JOIN category c USING (organization, category)),
+    per_minute AS MATERIALIZED (
+      SELECT f.organization, f.key, f.of_category, date_trunc('minute', f.at, 'UTC') AS at, ${sumsOf('f')}
+      FROM fact f WHERE f.fault IS NULL GROUP BY 1, 2, 3, 4
+    ),
+    -- Each bucket of a key is also one of its category and of its organization (key 0).
     counted AS (
       INSERT INTO usage_counters AS kept (slot, grain, organization, key, at, ${columns})
       SELECT (SELECT slot FROM bounds), g.grain, m.organization, subject.key, date_trunc(g.unit, m.at, 'UTC'), ${sumsOf('m')}
-      FROM per_minute m CROSS JOIN (${GRAIN_ROWS}) AS g (grain, unit, oldest) CROSS JOIN LATERAL (VALUES (m.key), (0)) AS subject (key)
-      WHERE m.at >= g.oldest
+      FROM per_minute m CROSS JOIN (${GRAIN_ROWS}) AS g (grain, unit, oldest) CROSS JOIN LATERAL (VALUES (m.key), (m.of_category), (0)) AS subject (key)
+      WHERE m.at >= g.oldest AND subject.key IS NOT NULL
       GROUP BY 1, 2, 3, 4, 5
       ON CONFLICT (slot, grain, organization, key, at) DO UPDATE SET ${added}
     ),
@@ -56,17 +69,19 @@ async function foldUsage(db: Kysely<Tables>, { state, limit }: FoldRequest): Pro
       INSERT INTO usage_breakdown AS kept (slot, grain, organization, key, at, dimension, value, events)
       SELECT (SELECT slot FROM bounds), g.grain, m.organization, subject.key, date_trunc(g.unit, m.at, 'UTC'), m.dimension, m.value, sum(m.events)
       FROM (
-        SELECT f.organization, f.key, date_trunc('minute', f.at, 'UTC') AS at, d.dimension, d.value, count(*) AS events
+        SELECT f.organization, f.key, f.of_category, date_trunc('minute', f.at, 'UTC') AS at, d.dimension, d.value, count(*) AS events
         FROM fact f CROSS JOIN LATERAL (VALUES (1, f.refusal), (2, f.model)) AS d (dimension, value)
-        WHERE f.fault IS NULL AND d.value IS NOT NULL GROUP BY 1, 2, 3, 4, 5
-      ) AS m CROSS JOIN (${GRAIN_ROWS}) AS g (grain, unit, oldest) CROSS JOIN LATERAL (VALUES (m.key), (0)) AS subject (key)
-      WHERE m.at >= g.oldest
+        WHERE f.fault IS NULL AND d.value IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
+      ) AS m CROSS JOIN (${GRAIN_ROWS}) AS g (grain, unit, oldest) CROSS JOIN LATERAL (VALUES (m.key), (m.of_category), (0)) AS subject (key)
+      WHERE m.at >= g.oldest AND subject.key IS NOT NULL
       GROUP BY 1, 2, 3, 4, 5, 6, 7
       ON CONFLICT (slot, grain, organization, key, at, dimension, value) DO UPDATE SET events = kept.events + excluded.events
     ),
     last_used AS (
-      INSERT INTO key_last_used AS kept (slot, key, last_used_at)
-      SELECT (SELECT slot FROM bounds), f.key, max(f.used_at) FROM fact f WHERE f.fault IS NULL AND f.used_at IS NOT NULL GROUP BY f.key
+      INSERT INTO key_last_used AS kept (slot, key, organization, last_used_at)
+      SELECT (SELECT slot FROM bounds), subject.key, f.organization, max(f.used_at)
+      FROM fact f CROSS JOIN LATERAL (VALUES (f.key), (f.of_category)) AS subject (key)
+      WHERE f.fault IS NULL AND f.used_at IS NOT NULL AND subject.key IS NOT NULL GROUP BY 2, 3
       ON CONFLICT (slot, key) DO UPDATE SET last_used_at = excluded.last_used_at WHERE excluded.last_used_at > kept.last_used_at
     ),
     parked AS (

@@ -8,8 +8,15 @@ import { coverPeriod, GRAINS, seriesPoints, type GrainRange, type Granularity, t
 export type { Granularity, Period } from './usage-period.ts';
 export { requestLog, type RequestLogEntry } from './request-log.ts';
 
-/** A key, the keys that are in a category now, or, with neither, the whole organization. A key of another organization has no usage. */
-export type UsageSubject = { readonly organizationId: string; readonly keyNumber?: number; readonly category?: string };
+/**
+ * A key, a category, or, with neither, the whole organization. A key of another organization has no usage. A request counts to the category that its key had
+ * when it was recorded, wherever the key went since.
+ */
+export type UsageSubject = { readonly organizationId: string } & (
+  | { readonly keyNumber: number; readonly category?: never }
+  | { readonly category: string; readonly keyNumber?: never }
+  | { readonly keyNumber?: never; readonly category?: never }
+);
 
 /** Sums over the requests that happened in a period; `requests` is `succeeded` + `failed` + `refused`. Money in millionths. */
 export type UsageTotals = {
@@ -153,6 +160,22 @@ export async function lastUsed(db: Kysely<Tables>, keyNumbers: readonly number[]
   return new Map(rows.map((row) => [row.key, row.last_used_at]));
 }
 
+/**
+ * When any key of a subject was last let through or reported as used, whatever the period; null where none was. A category's is that of the requests that
+ * count to it.
+ */
+export async function subjectLastUsed(db: Kysely<Tables>, subject: UsageSubject): Promise<Date | null> {
+  // An organization's newest minute is found by the index, and in it the newest moment.
+  const used = sql`SELECT u.last_used_at FROM key_last_used u WHERE u.slot = (${LIVE_SLOT}) AND u.organization = s.organization`;
+  const wanted =
+    subject.keyNumber === undefined && subject.category === undefined
+      ? sql`${used} ORDER BY u.last_used_minute DESC, u.last_used_at DESC LIMIT 1`
+      : sql`${used} AND u.key = s.key`;
+  const { rows } = await sql<{ last_used_at: Date }>`
+    SELECT l.last_used_at FROM (${subjectKeys(subject)}) AS s CROSS JOIN LATERAL (${wanted}) AS l`.execute(db);
+  return rows[0]?.last_used_at ?? null;
+}
+
 /** The position up to which totals, series and last-used have been folded. */
 export async function statisticsPosition(db: Kysely<Tables>): Promise<bigint> {
   const row = await db
@@ -167,14 +190,14 @@ export async function statisticsPosition(db: Kysely<Tables>): Promise<bigint> {
 
 const LIVE_SLOT = sql`SELECT slot FROM projections WHERE name = 'usage' AND state = 'live'`;
 
-/** Key 0 stands for the whole organization. */
+/** Key 0 stands for the whole organization, a number below for a category. */
 function subjectKeys({ organizationId, keyNumber, category }: UsageSubject): RawBuilder<unknown> {
   if (category === undefined) {
     return sql`SELECT o.number AS organization, ${keyNumber ?? 0}::integer AS key FROM organizations o WHERE o.id = ${organizationId}::uuid`;
   }
   return sql`
-    SELECT o.number AS organization, k.number AS key FROM organizations o JOIN api_keys k ON k.organization_id = o.id
-    WHERE o.id = ${organizationId}::uuid AND k.category = ${category} AND (${keyNumber ?? null}::integer IS NULL OR k.number = ${keyNumber ?? null}::integer)`;
+    SELECT o.number AS organization, -c.number AS key FROM organizations o JOIN usage_categories c ON c.organization = o.number
+    WHERE o.id = ${organizationId}::uuid AND c.category = ${category}`;
 }
 
 function spans(ranges: readonly GrainRange[]): RawBuilder<unknown> {

@@ -127,6 +127,7 @@ async function countedByProjector(): Promise<readonly string[]> {
     .selectFrom('usage_counters')
     .selectAll()
     .where('grain', '=', 3)
+    .where('key', '>=', 0)
     .where('slot', '=', (query) => query.selectFrom('projections').select('slot').where('name', '=', 'usage').where('state', '=', 'live'))
     .execute();
   return rows
