@@ -270,13 +270,17 @@ CREATE FUNCTION party_of(address inet) RETURNS inet LANGUAGE sql IMMUTABLE PARAL
   SELECT CASE family(address) WHEN 6 THEN network(set_masklen(address, 64))::inet ELSE address END
 $$;
 
--- Decides a batch of verifications, consumes their limits and records them, in one transaction. Arrays run parallel, one element a request; so do the answer's.
--- p_callers_*: the distinct callers, by token or, where the edge has authenticated them, by organization; p_caller points into them.
+-- Which rule refuses each of a key's requests in a batch, 0 for none.
+CREATE TYPE key_refusals AS (ordinals bigint[], rules smallint[]);
+
+-- Decides a batch of verifications, consumes their limits and records them, in one transaction. Arrays run parallel, one element a request; one that would hold
+-- nothing but NULLs may be NULL itself. So it is with the answer's `codes` to `special`; those from `consumed_keys` on run parallel too, one element a key.
+-- p_callers_*: the distinct callers, by token or, where the edge has authenticated them, by organization; p_caller points into them. p_macs: 32 bytes a request.
 -- Codes are those of src/domain/usage.ts; besides 100 caller unauthenticated, 101 caller forbidden, 102 the fast verifier was made with another pepper,
--- 103 the request id belongs to reported usage, or to another key's request.
+-- 103 the request id belongs to reported usage, or to another key's request, 104 the request id was answered before (`special` has the answer).
 -- Order of checks: caller; address blocked; key and secret; organization; its balance; state; expiry; environment; address and origin; permissions; the organization's second
 -- and minute; the key's minute and tokens; its quotas total, daily, weekly, monthly. Rules are numbered 1 key_minute, 2 key_tokens, 3 total, 4 daily, 5 weekly,
--- 6 monthly, 7 organization_second, 8 organization_minute.
+-- 6 monthly, 7 organization_second, 8 organization_minute. Requests that are `recorded` have the positions from first_position on, in their order.
 --
 -- Why it is right under concurrency: the windows of a key are one row, and one UPDATE both reads what is left and takes it. Where another batch changed
 -- the row first, Postgres runs the expressions again on its new version. A row whose second has passed is brought forward before, under its lock and in a
@@ -284,69 +288,72 @@ $$;
 -- the log and the windows always agree about the sub-bucket. Rows are taken in the order of keys; what deadlocks nevertheless is run again.
 -- An organization with a cap has its windows locked before anything else, so that its requests are counted off in their order; of those that fit there, the
 -- ones that their keys refuse are not charged. Such a one can take the place of a later one in the same batch, at the cap's edge, for that batch alone.
+--
+-- Why it is several statements: what nearly no batch needs (caps of organizations, chosen request ids, refusals, bad secrets) would cost every batch its
+-- part of a larger plan's start, and that is most of what a batch of a few dozen costs.
 CREATE FUNCTION admit(
   p_caller_tokens bytea[], p_caller_organizations uuid[], p_verifying_roles text[], p_pepper_id text,
-  p_caller integer[], p_lookup_id text[], p_mac bytea[], p_cost integer[], p_permissions text[], p_environment text[], p_ip inet[], p_origin text[],
-  p_endpoint text[], p_request_id text[], p_secret_hash integer[], p_failures_to_block integer, p_failure_window interval, p_block_for interval,
-  OUT at timestamptz, OUT codes smallint[], OUT rules smallint[], OUT positions bigint[], OUT keys integer[], OUT versions integer[], OUT outdated boolean[],
-  OUT minute_left bigint[], OUT token_left bigint[], OUT total_left bigint[], OUT day_left bigint[], OUT week_left bigint[], OUT month_left bigint[],
-  OUT special json[]
+  p_caller integer[], p_lookup_id text[], p_macs bytea, p_cost integer[], p_permissions text[], p_environment text[], p_ip inet[], p_origin text[],
+  p_endpoint text[], p_request_id text[], p_failures_to_block integer, p_failure_window interval, p_block_for interval,
+  OUT at timestamptz, OUT first_position bigint, OUT codes smallint[], OUT rules smallint[], OUT recorded boolean[], OUT keys integer[], OUT versions integer[],
+  OUT outdated boolean[], OUT special json[],
+  OUT consumed_keys integer[], OUT minute_left bigint[], OUT total_left bigint[], OUT day_left bigint[], OUT week_left bigint[], OUT month_left bigint[]
 ) LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
-  present timestamptz := lock_organization_windows(ARRAY(
-    SELECT o.number FROM unnest(p_caller_tokens, p_caller_organizations) AS c (token, organization_id)
-    LEFT JOIN access_tokens t ON t.token_hash = c.token
-    JOIN organizations o ON o.id = coalesce(t.organization_id, c.organization_id)), p_lookup_id);
-  capped boolean := present IS NOT NULL;
+  present timestamptz := ledger_now();
   present_second bigint;
+  caller_code smallint[];
+  caller_organization integer[];
+  caller_organization_id uuid[];
+  caller_suspended boolean[];
+  capped boolean;
   behind integer[];
+  seconds bigint[];
+  refusals key_refusals[];
+  recorded_at timestamptz[];
+  details text[];
+  nth record;
 BEGIN
-  present := coalesce(present, ledger_now());
-  present_second := floor(extract(epoch FROM present));
-
-  behind := ARRAY(
-    SELECT w.key FROM unnest(p_lookup_id) AS l (lookup_id)
-    JOIN key_verifiers v ON v.lookup_id = l.lookup_id
-    JOIN key_windows w ON w.key = v.key
-    WHERE w.second_bucket < present_second);
-  IF cardinality(behind) > 0 THEN
-    -- All rows of the batch, not only those that are behind: the UPDATE takes the others afterwards, and another batch could hold one of them and wait for one of these.
-    PERFORM 1 FROM key_windows WHERE key = ANY (ARRAY(SELECT v.key FROM key_verifiers v WHERE v.lookup_id = ANY (p_lookup_id))) ORDER BY key FOR NO KEY UPDATE;
-    PERFORM advance_windows(behind, present);
-  END IF;
-
-  WITH caller AS MATERIALIZED (
-    SELECT c.ordinal, o.id AS organization_id, o.number AS organization, o.requests_per_second AS per_second, o.requests_per_minute AS per_minute,
-      o.quota_status, b.suspended,
-      CASE
+  SELECT array_agg(c.code ORDER BY c.ordinal), array_agg(c.organization ORDER BY c.ordinal), array_agg(c.organization_id ORDER BY c.ordinal),
+    array_agg(c.suspended ORDER BY c.ordinal), bool_or(c.capped)
+  INTO caller_code, caller_organization, caller_organization_id, caller_suspended, capped
+  FROM (
+    SELECT c.ordinal, o.id AS organization_id, o.number AS organization, b.suspended, o.requests_per_second IS NOT NULL OR o.requests_per_minute IS NOT NULL AS capped,
+      (CASE
         WHEN c.token IS NOT NULL AND (t.id IS NULL OR t.revoked_at IS NOT NULL OR t.expires_at <= present OR (t.member_id IS NOT NULL AND m.role IS NULL)) THEN 100
         WHEN c.token IS NOT NULL AND NOT (
           (t.permissions IS NULL OR 'keys:verify' = ANY (t.permissions)) AND (t.member_id IS NULL OR m.role = ANY (p_verifying_roles))) THEN 101
         ELSE 0
-      END AS code
+      END)::smallint AS code
     FROM unnest(p_caller_tokens, p_caller_organizations) WITH ORDINALITY AS c (token, organization_id, ordinal)
     LEFT JOIN access_tokens t ON t.token_hash = c.token
     LEFT JOIN members m ON m.organization_id = t.organization_id AND m.id = t.member_id AND m.removed_at IS NULL
     LEFT JOIN organizations o ON o.id = coalesce(t.organization_id, c.organization_id)
     LEFT JOIN balances b ON b.organization = o.number
-  ),
-  checked AS MATERIALIZED (
-    SELECT r.ordinal, r.cost, r.ip, r.endpoint, r.request_id, r.secret_hash, c.organization, c.per_second, c.per_minute AS organization_per_minute, c.quota_status, r.mac,
-      CASE WHEN s.same THEN q.position END AS answered_position, CASE WHEN s.same THEN q.answer END AS answered, q.position IS NOT NULL AND NOT s.same AS taken,
+  ) AS c;
+  IF capped THEN
+    present := coalesce(lock_organization_windows(caller_organization, p_lookup_id), present);
+  END IF;
+  present_second := floor(extract(epoch FROM present));
+  at := present;
+
+  -- What each request asks for, and all that speaks against it but limits.
+  SELECT array_agg(c.code), array_agg(c.key), array_agg(c.version), array_agg(c.outdated), array_agg(c.key) FILTER (WHERE c.code = 0 AND c.second_bucket < present_second)
+  INTO codes, keys, versions, outdated, behind
+  FROM (
+    SELECT
       -- Whoever lacks the secret, or asks for another organization, gets no trace into a key and learns nothing of it, a blocked address included.
-      CASE WHEN v.mac = r.mac AND v.pepper_id = p_pepper_id AND k.organization_id = c.organization_id THEN k.number END AS key, k.version, NOT v.current AS outdated,
-      k.quota_total, k.quota_daily, k.quota_weekly, k.quota_monthly, k.requests_per_minute, k.tokens_per_minute,
-      CASE
-        WHEN c.code <> 0 THEN c.code
-        WHEN s.same THEN 0
+      CASE WHEN v.mac = r.mac AND v.pepper_id = p_pepper_id AND k.organization_id = r.organization_id THEN k.number END AS key,
+      k.version, NOT v.current AS outdated, w.second_bucket,
+      (CASE
+        WHEN r.caller_code <> 0 THEN r.caller_code
         WHEN f.blocked_until > present THEN 8
-        WHEN v.lookup_id IS NULL OR k.organization_id <> c.organization_id OR v.expires_at <= present THEN 1
+        WHEN v.lookup_id IS NULL OR k.organization_id <> r.organization_id OR v.expires_at <= present THEN 1
         WHEN v.pepper_id <> p_pepper_id THEN 102
         -- Both sides are keyed MACs: what the time of this comparison tells about one says nothing about a secret.
         WHEN v.mac <> r.mac THEN 1
-        WHEN q.position IS NOT NULL THEN 103
-        WHEN c.suspended THEN 9
+        WHEN caller_suspended[r.caller] THEN 9
         WHEN k.state <> 'active' OR k.archived THEN 2
         WHEN k.expires_at <= present THEN 3
         WHEN (r.environment = 'test') <> (k.type = 'TEST') THEN 5
@@ -354,100 +361,169 @@ BEGIN
         WHEN cardinality(k.allowed_origins) > 0 AND (r.origin IS NULL OR NOT r.origin = ANY (k.allowed_origins)) THEN 7
         WHEN NOT string_to_array(r.permissions, ' ') <@ k.permissions THEN 4
         ELSE 0
-      END AS code,
-      CASE WHEN v.pepper_id <> p_pepper_id THEN json_build_object('pepperId', v.pepper_id, 'argon2', v.argon2) END AS other_pepper
-    FROM unnest(p_caller, p_lookup_id, p_mac, p_cost, p_permissions, p_environment, p_ip, p_origin, p_endpoint, p_request_id, p_secret_hash)
-      WITH ORDINALITY AS r (caller, lookup_id, mac, cost, permissions, environment, ip, origin, endpoint, request_id, secret_hash, ordinal)
-    JOIN caller c ON c.ordinal = r.caller
-    LEFT JOIN usage_requests q ON q.organization = c.organization AND q.request_id = r.request_id
-    -- Gateways pass on ids that end clients choose: an answer is repeated only to whoever presents the secret that it was given to.
-    CROSS JOIN LATERAL (SELECT q.position IS NOT NULL AND coalesce(q.answer ->> 'asked' = trace_of(r.mac), false) AS same) AS s
+      END)::smallint AS code
+    FROM (
+      SELECT r.*, caller_code[r.caller] AS caller_code, caller_organization[r.caller] AS organization, caller_organization_id[r.caller] AS organization_id,
+        substr(p_macs, 32 * r.ordinal::integer - 31, 32) AS mac
+      FROM unnest(p_caller, p_lookup_id, p_permissions, p_environment, p_ip, p_origin)
+        WITH ORDINALITY AS r (caller, lookup_id, permissions, environment, ip, origin, ordinal)
+    ) AS r
     LEFT JOIN key_verifiers v ON v.lookup_id = r.lookup_id
     LEFT JOIN api_keys k ON k.number = v.key
-    LEFT JOIN address_failures f ON f.organization = c.organization AND f.address = party_of(r.ip)
+    LEFT JOIN key_windows w ON w.key = k.number
+    LEFT JOIN address_failures f ON f.organization = r.organization AND f.address = party_of(r.ip)
+    ORDER BY r.ordinal
+  ) AS c;
+
+  IF p_request_id IS NOT NULL THEN
+    FOR nth IN
+      -- Gateways pass on ids that end clients choose: an answer is repeated only to whoever presents the secret that it was given to.
+      SELECT r.ordinal, q.position, q.answer, coalesce(q.answer ->> 'asked' = trace_of(substr(p_macs, 32 * r.ordinal::integer - 31, 32)), false) AS same
+      FROM unnest(p_caller, p_request_id) WITH ORDINALITY AS r (caller, request_id, ordinal)
+      JOIN usage_requests q ON q.organization = caller_organization[r.caller] AND q.request_id = r.request_id
+      WHERE caller_code[r.caller] = 0
+    LOOP
+      IF nth.same THEN
+        codes[nth.ordinal] := 104;
+        special := coalesce(special, array_fill(NULL::json, ARRAY[cardinality(codes)]));
+        special[nth.ordinal] := json_build_object('position', nth.position::text, 'answer', nth.answer);
+      ELSIF codes[nth.ordinal] = 8 THEN
+        keys[nth.ordinal] := NULL; -- nothing is recorded under another request's id
+      ELSIF codes[nth.ordinal] NOT IN (1, 102) THEN
+        codes[nth.ordinal] := 103;
+      END IF;
+    END LOOP;
+  END IF;
+
+  IF capped THEN
+    FOR nth IN
+      SELECT j.ordinal, j.rule + 6 AS rule
+      FROM (
+        SELECT o.number, o.requests_per_second, o.requests_per_minute, array_agg(r.ordinal ORDER BY r.ordinal) AS ordinals, array_agg(r.cost::bigint ORDER BY r.ordinal) AS costs
+        FROM unnest(p_caller, p_cost, codes) WITH ORDINALITY AS r (caller, cost, code, ordinal)
+        JOIN organizations o ON o.number = caller_organization[r.caller]
+        WHERE r.code = 0
+        GROUP BY o.id
+      ) AS a
+      JOIN organization_windows w ON w.organization = a.number
+      CROSS JOIN LATERAL unnest(a.ordinals, refusing_rules(a.costs, ARRAY[
+        a.requests_per_second - w.second_closed - w.tick_count, a.requests_per_minute - w.minute_closed - w.second_count])) AS j (ordinal, rule)
+      WHERE j.rule > 0
+    LOOP
+      codes[nth.ordinal] := 11;
+      rules := coalesce(rules, array_fill(0::smallint, ARRAY[cardinality(codes)]));
+      rules[nth.ordinal] := nth.rule;
+    END LOOP;
+  END IF;
+
+  IF behind IS NOT NULL THEN
+    -- All rows of the batch, not only those that are behind: the UPDATE takes the others afterwards, and another batch could hold one of them and wait for one of these.
+    PERFORM 1 FROM key_windows WHERE key = ANY (keys) ORDER BY key FOR NO KEY UPDATE;
+    PERFORM advance_windows(behind, present);
+  END IF;
+
+  WITH asking AS (
+    SELECT r.key, array_agg(r.ordinal ORDER BY r.ordinal) AS ordinals, array_agg(r.cost::bigint ORDER BY r.ordinal) AS costs, sum(r.cost) + (min(r.cost) = 0)::integer AS cost
+    FROM unnest(keys, p_cost, codes) WITH ORDINALITY AS r (key, cost, code, ordinal)
+    WHERE r.code = 0
+    GROUP BY r.key
+    ORDER BY r.key
   ),
-  -- Empty unless an organization here has a cap.
-  organization_asking AS (
-    SELECT c.organization, array_agg(c.ordinal ORDER BY c.ordinal) AS ordinals, array_agg(c.cost::bigint ORDER BY c.ordinal) AS costs,
-      min(c.per_second) AS per_second, min(c.organization_per_minute) AS per_minute
-    FROM checked c
-    WHERE capped AND c.code = 0 AND c.answered_position IS NULL AND (c.per_second IS NOT NULL OR c.organization_per_minute IS NOT NULL)
-    GROUP BY c.organization
-  ),
-  organization_judged AS MATERIALIZED (
-    SELECT j.ordinal, j.rule + 6 AS rule
-    FROM organization_asking a JOIN organization_windows w ON w.organization = a.organization
-    CROSS JOIN LATERAL unnest(a.ordinals, refusing_rules(a.costs, ARRAY[
-      a.per_second - w.second_closed - w.tick_count, a.per_minute - w.minute_closed - w.second_count])) AS j (ordinal, rule)
-    WHERE j.rule > 0
-  ),
-  asking AS (
-    SELECT c.key, array_agg(c.ordinal ORDER BY c.ordinal) AS ordinals, array_agg(c.cost::bigint ORDER BY c.ordinal) AS costs, sum(c.cost) + (min(c.cost) = 0)::integer AS cost,
-      min(c.requests_per_minute) AS per_minute, min(c.tokens_per_minute) AS tokens, min(c.quota_total) AS total, min(c.quota_daily) AS daily,
-      min(c.quota_weekly) AS weekly, min(c.quota_monthly) AS monthly
-    FROM checked c
-    WHERE c.code = 0 AND c.answered_position IS NULL AND NOT EXISTS (SELECT FROM organization_judged o WHERE o.ordinal = c.ordinal)
-    GROUP BY c.key
-    ORDER BY c.key
-  ),
-  consumed AS MATERIALIZED (
+  consumed AS (
     UPDATE key_windows w SET (total, second_count, half_hour_count, quarter_count) = (
       SELECT w.total + g.cost, w.second_count + g.cost, w.half_hour_count + g.cost, w.quarter_count + g.cost
       FROM (
         SELECT CASE
           -- Nearly always everything fits. A NULL is a rule that the key has not.
           WHEN a.cost <= least(
-            a.per_minute - w.minute_closed - w.second_count,
+            k.requests_per_minute - w.minute_closed - w.second_count,
             -- Tokens are charged when usage is settled: here there only has to be any room at all, whatever the request costs.
-            CASE WHEN a.tokens <= w.token_closed + w.token_count THEN -1 END,
-            a.total - w.total, a.daily - w.day_closed - w.half_hour_count, a.weekly - w.week_closed - w.quarter_count,
-            a.monthly - w.month_closed - w.quarter_count, 9223372036854775807)
+            CASE WHEN k.tokens_per_minute <= w.token_closed + w.token_count THEN -1 END,
+            k.quota_total - w.total, k.quota_daily - w.day_closed - w.half_hour_count, k.quota_weekly - w.week_closed - w.quarter_count,
+            k.quota_monthly - w.month_closed - w.quarter_count, 9223372036854775807)
           THEN a.cost - (0 = ANY (a.costs))::integer
           ELSE granted_cost(a.costs, ARRAY[
-            a.per_minute - w.minute_closed - w.second_count, CASE WHEN a.tokens <= w.token_closed + w.token_count THEN -1 END,
-            a.total - w.total, a.daily - w.day_closed - w.half_hour_count, a.weekly - w.week_closed - w.quarter_count,
-            a.monthly - w.month_closed - w.quarter_count])
+            k.requests_per_minute - w.minute_closed - w.second_count, CASE WHEN k.tokens_per_minute <= w.token_closed + w.token_count THEN -1 END,
+            k.quota_total - w.total, k.quota_daily - w.day_closed - w.half_hour_count, k.quota_weekly - w.week_closed - w.quarter_count,
+            k.quota_monthly - w.month_closed - w.quarter_count])
         END AS cost
       ) AS g
     )
-    FROM asking a
+    FROM asking a JOIN api_keys k ON k.number = a.key
     WHERE w.key = a.key
-    RETURNING w.key, a.ordinals, a.costs, new.second_bucket,
+    RETURNING w.key, a.ordinals, new.second_bucket,
       CASE WHEN new.total - old.total < a.cost - (0 = ANY (a.costs))::integer OR 0 = ANY (a.costs) THEN refusing_rules(a.costs, ARRAY[
-        a.per_minute - old.minute_closed - old.second_count, CASE WHEN a.tokens <= old.token_closed + old.token_count THEN -1 END,
-        a.total - old.total, a.daily - old.day_closed - old.half_hour_count, a.weekly - old.week_closed - old.quarter_count,
-        a.monthly - old.month_closed - old.quarter_count]) END AS rules,
-      a.per_minute - new.minute_closed - new.second_count AS minute_left, a.tokens - new.token_closed - new.token_count AS token_left,
-      a.total - new.total AS total_left, a.daily - new.day_closed - new.half_hour_count AS day_left,
-      a.weekly - new.week_closed - new.quarter_count AS week_left, a.monthly - new.month_closed - new.quarter_count AS month_left
-  ),
-  judged AS (
-    SELECT j.ordinal, coalesce(j.rule, 0::smallint) AS rule, u.second_bucket, u.minute_left, u.token_left, u.total_left, u.day_left, u.week_left, u.month_left
-    FROM consumed u CROSS JOIN LATERAL unnest(u.ordinals, u.rules) AS j (ordinal, rule)
-  UNION ALL
-    SELECT o.ordinal, o.rule::smallint, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM organization_judged o
-  ),
-  answers AS MATERIALIZED (
-    SELECT c.*, j.rule, j.minute_left, j.token_left, j.total_left, j.day_left, j.week_left, j.month_left,
-      (CASE WHEN j.rule IN (1, 2, 7, 8) THEN 11 WHEN j.rule > 2 THEN 10 ELSE c.code END)::smallint AS final,
-      greatest(present, to_timestamp(j.second_bucket)) AS recorded_at,
-      c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102, 103) AND c.answered_position IS NULL AND NOT c.taken AND c.cost > 0 AS recording,
-      count(*) FILTER (WHERE c.key IS NOT NULL AND c.code NOT IN (1, 100, 101, 102, 103) AND c.answered_position IS NULL AND NOT c.taken AND c.cost > 0)
-        OVER (ORDER BY c.ordinal ROWS UNBOUNDED PRECEDING) AS nth
-    FROM checked c LEFT JOIN judged j ON j.ordinal = c.ordinal
-  ),
-  organization_consumed AS MATERIALIZED (
+        k.requests_per_minute - old.minute_closed - old.second_count, CASE WHEN k.tokens_per_minute <= old.token_closed + old.token_count THEN -1 END,
+        k.quota_total - old.total, k.quota_daily - old.day_closed - old.half_hour_count, k.quota_weekly - old.week_closed - old.quarter_count,
+        k.quota_monthly - old.month_closed - old.quarter_count]) END AS rules,
+      k.requests_per_minute - new.minute_closed - new.second_count AS minute_left,
+      k.quota_total - new.total AS total_left, k.quota_daily - new.day_closed - new.half_hour_count AS day_left,
+      k.quota_weekly - new.week_closed - new.quarter_count AS week_left, k.quota_monthly - new.month_closed - new.quarter_count AS month_left
+  )
+  SELECT array_agg(c.key), array_agg(c.second_bucket), array_agg(c.minute_left), array_agg(c.total_left), array_agg(c.day_left), array_agg(c.week_left), array_agg(c.month_left),
+    array_agg(ROW(c.ordinals, c.rules)::key_refusals) FILTER (WHERE c.rules IS NOT NULL)
+  INTO consumed_keys, seconds, minute_left, total_left, day_left, week_left, month_left, refusals
+  FROM consumed c;
+
+  IF refusals IS NOT NULL THEN
+    FOR nth IN SELECT j.ordinal, j.rule FROM unnest(refusals) AS k CROSS JOIN LATERAL unnest(k.ordinals, k.rules) AS j (ordinal, rule) WHERE j.rule > 0 LOOP
+      codes[nth.ordinal] := CASE WHEN nth.rule > 2 THEN 10 ELSE 11 END;
+      rules := coalesce(rules, array_fill(0::smallint, ARRAY[cardinality(codes)]));
+      rules[nth.ordinal] := nth.rule;
+    END LOOP;
+  END IF;
+
+  IF capped THEN
     UPDATE organization_windows w SET tick_count = w.tick_count + s.cost, second_count = w.second_count + s.cost
-    FROM (SELECT a.organization, sum(a.cost) AS cost FROM answers a WHERE capped AND a.final = 0 AND a.recording GROUP BY a.organization) AS s
-    WHERE w.organization = s.organization
-    RETURNING w.organization
-  ),
-  failed AS (
+    FROM (
+      SELECT caller_organization[r.caller] AS organization, sum(r.cost) AS cost
+      FROM unnest(p_caller, p_cost, codes) AS r (caller, cost, code) WHERE r.code = 0 GROUP BY 1
+    ) AS s
+    WHERE w.organization = s.organization;
+  END IF;
+
+  IF rules IS NOT NULL THEN
+    special := coalesce(special, array_fill(NULL::json, ARRAY[cardinality(codes)]));
+    details := array_fill(NULL::text, ARRAY[cardinality(codes)]);
+    FOR nth IN
+      SELECT r.ordinal, (ARRAY['key_minute', 'key_tokens', 'total', 'daily', 'weekly', 'monthly', 'organization_second', 'organization_minute'])[r.rule] AS name, l.cap,
+        greatest(0, l.cap - l.used) AS room, o.quota_status, retry_at(r.key, o.number, r.rule, greatest(r.cost, 1), l.cap) AS retry_at
+      FROM unnest(keys, p_caller, p_cost, rules) WITH ORDINALITY AS r (key, caller, cost, rule, ordinal)
+      JOIN api_keys k ON k.number = r.key
+      JOIN key_windows w ON w.key = r.key
+      JOIN organizations o ON o.number = caller_organization[r.caller]
+      LEFT JOIN organization_windows x ON x.organization = o.number
+      CROSS JOIN LATERAL (SELECT
+        (ARRAY[k.requests_per_minute, k.tokens_per_minute, k.quota_total, k.quota_daily, k.quota_weekly, k.quota_monthly, o.requests_per_second, o.requests_per_minute])[r.rule] AS cap,
+        (ARRAY[w.minute_closed + w.second_count, w.token_closed + w.token_count, w.total, w.day_closed + w.half_hour_count, w.week_closed + w.quarter_count,
+          w.month_closed + w.quarter_count, x.second_closed + x.tick_count, x.minute_closed + x.second_count])[r.rule] AS used) AS l
+      WHERE r.rule > 0
+    LOOP
+      special[nth.ordinal] := json_build_object('retryAt', nth.retry_at, 'quotaStatus', nth.quota_status);
+      details[nth.ordinal] := format('%s: %s left of %s', nth.name, nth.room, nth.cap);
+    END LOOP;
+  END IF;
+
+  IF 102 = ANY (codes) THEN
+    special := coalesce(special, array_fill(NULL::json, ARRAY[cardinality(codes)]));
+    FOR nth IN
+      SELECT r.ordinal, v.pepper_id, v.argon2 FROM unnest(codes, p_lookup_id) WITH ORDINALITY AS r (code, lookup_id, ordinal)
+      JOIN key_verifiers v ON v.lookup_id = r.lookup_id
+      WHERE r.code = 102
+    LOOP
+      special[nth.ordinal] := json_build_object('pepperId', nth.pepper_id, 'argon2', nth.argon2);
+    END LOOP;
+  END IF;
+
+  IF 1 = ANY (codes) THEN
     INSERT INTO address_failures AS f (organization, address, first_at, secrets, blocked_until)
     SELECT g.organization, g.address, present, g.secrets, CASE WHEN cardinality(g.secrets) >= p_failures_to_block THEN present + p_block_for END
     FROM (
-      SELECT c.organization, party_of(c.ip) AS address, array_agg(DISTINCT c.secret_hash) AS secrets
-      FROM checked c WHERE c.code = 1 AND c.ip IS NOT NULL AND c.secret_hash IS NOT NULL
+      SELECT caller_organization[r.caller] AS organization, party_of(r.ip) AS address,
+        -- What tells distinct bad secrets apart: of a keyed MAC, so that nobody can make up a thousand that look like one.
+        array_agg(DISTINCT ('x' || encode(substr(p_macs, 32 * r.ordinal::integer - 31, 4), 'hex'))::bit(32)::integer) AS secrets
+      FROM unnest(p_caller, p_ip, codes) WITH ORDINALITY AS r (caller, ip, code, ordinal)
+      WHERE r.code = 1 AND r.ip IS NOT NULL
       GROUP BY 1, 2 ORDER BY 1, 2
     ) AS g
     ON CONFLICT (organization, address) DO UPDATE SET (first_at, secrets, blocked_until) = (
@@ -456,45 +532,48 @@ BEGIN
       FROM (
         SELECT f.first_at > present - p_failure_window AND coalesce(f.blocked_until > present, true) AS fresh,
           ARRAY(SELECT DISTINCT s FROM unnest(f.secrets || excluded.secrets) AS s LIMIT p_failures_to_block) AS secrets
-      ) AS m)
-  ),
-  -- Evaluated after the windows are consumed: the log's lock is the last to be taken, and held for the shortest time.
-  reserved AS MATERIALIZED (
-    SELECT (reserve_positions()).first_position, pg_notify('keyledger_log', '')
-    FROM (SELECT max(nth) AS n FROM answers) AS r, (SELECT count(*) AS n FROM organization_consumed) AS o WHERE r.n > 0 AND o.n >= 0
-  ),
-  placed AS MATERIALIZED (
-    SELECT a.*, CASE WHEN a.recording THEN b.first_position + a.nth - 1 ELSE a.answered_position END AS position,
-      CASE WHEN a.rule > 0 THEN (ARRAY[a.requests_per_minute, a.tokens_per_minute, a.quota_total, a.quota_daily, a.quota_weekly, a.quota_monthly,
-        a.per_second, a.organization_per_minute])[a.rule] END AS cap
-    FROM answers a LEFT JOIN reserved b ON true
-  ),
-  recorded AS (
-    INSERT INTO usage_events (position, recorded_at, organization, key, credits, kind, code, ip, endpoint, request_id, detail)
-    SELECT p.position, p.recorded_at, p.organization, p.key, CASE p.final WHEN 0 THEN p.cost ELSE 0 END, 1, p.final, p.ip, p.endpoint, p.request_id,
-      CASE WHEN p.rule > 0 THEN format('%s: %s left of %s', (ARRAY['key_minute', 'key_tokens', 'total', 'daily', 'weekly', 'monthly', 'organization_second', 'organization_minute'])[p.rule],
-        greatest(0, coalesce((ARRAY[p.minute_left, p.token_left, p.total_left, p.day_left, p.week_left, p.month_left])[p.rule], 0)), p.cap) END
-    FROM placed p
-    WHERE p.recording
-  ),
-  remembered AS (
+      ) AS m);
+  END IF;
+
+  recorded := ARRAY(
+    SELECT r.key IS NOT NULL AND r.code NOT IN (1, 100, 101, 102, 103, 104) AND r.cost > 0
+    FROM unnest(keys, codes, p_cost) WITH ORDINALITY AS r (key, code, cost, ordinal) ORDER BY r.ordinal);
+  IF NOT true = ANY (recorded) THEN
+    RETURN;
+  END IF;
+  IF present_second < ANY (seconds) THEN
+    recorded_at := ARRAY(
+      SELECT greatest(present, to_timestamp(s.second)) FROM unnest(keys) WITH ORDINALITY AS r (key, ordinal)
+      LEFT JOIN unnest(consumed_keys, seconds) AS s (key, second) ON s.key = r.key ORDER BY r.ordinal);
+  END IF;
+  -- After the windows are consumed: the log's lock is the last to be taken, and held for the shortest time.
+  first_position := (SELECT r.first_position FROM reserve_positions() AS r);
+  INSERT INTO usage_events (position, recorded_at, organization, key, credits, kind, code, ip, endpoint, request_id, detail)
+  SELECT first_position + row_number() OVER (ORDER BY r.ordinal) - 1, coalesce(recorded_at[r.ordinal], present), caller_organization[r.caller], r.key,
+    CASE r.code WHEN 0 THEN r.cost ELSE 0 END, 1, r.code, r.ip, r.endpoint, r.request_id, r.detail
+  FROM unnest(recorded, p_caller, keys, codes, p_cost, p_ip, p_endpoint, p_request_id, details)
+    WITH ORDINALITY AS r (recorded, caller, key, code, cost, ip, endpoint, request_id, detail, ordinal)
+  WHERE r.recorded;
+  PERFORM pg_notify('keyledger_log', '');
+
+  IF p_request_id IS NOT NULL THEN
     INSERT INTO usage_requests (organization, request_id, position, recorded_at, answer)
-    SELECT p.organization, p.request_id, p.position, p.recorded_at, json_build_object(
-      'asked', trace_of(p.mac), 'at', p.recorded_at, 'code', p.final, 'rule', p.rule, 'outdated', p.outdated, 'minuteLeft', p.minute_left, 'totalLeft', p.total_left, 'dayLeft', p.day_left,
-      'weekLeft', p.week_left, 'monthLeft', p.month_left, 'retryAt', CASE WHEN p.rule > 0 THEN retry_at(p.key, p.organization, p.rule, greatest(p.cost, 1), p.cap) END,
-      'quotaStatus', p.quota_status, 'key', (SELECT to_json(k) FROM api_keys k WHERE k.number = p.key))
-    FROM placed p
-    WHERE p.recording AND p.request_id IS NOT NULL
-  )
-  SELECT present, array_agg(p.final ORDER BY p.ordinal), array_agg(coalesce(p.rule, 0::smallint) ORDER BY p.ordinal), array_agg(p.position ORDER BY p.ordinal),
-    array_agg(p.key ORDER BY p.ordinal), array_agg(p.version ORDER BY p.ordinal), array_agg(p.outdated ORDER BY p.ordinal),
-    array_agg(p.minute_left ORDER BY p.ordinal), array_agg(p.token_left ORDER BY p.ordinal), array_agg(p.total_left ORDER BY p.ordinal),
-    array_agg(p.day_left ORDER BY p.ordinal), array_agg(p.week_left ORDER BY p.ordinal), array_agg(p.month_left ORDER BY p.ordinal),
-    array_agg(CASE WHEN p.answered IS NOT NULL THEN p.answered WHEN p.code = 102 THEN p.other_pepper
-      WHEN p.rule > 0 THEN json_build_object('retryAt', retry_at(p.key, p.organization, p.rule, greatest(p.cost, 1), p.cap),
-        'quotaStatus', p.quota_status) END ORDER BY p.ordinal)
-  INTO at, codes, rules, positions, keys, versions, outdated, minute_left, token_left, total_left, day_left, week_left, month_left, special
-  FROM placed p;
+    SELECT u.organization, u.request_id, u.position, u.recorded_at, json_build_object(
+      'asked', trace_of(substr(p_macs, 32 * r.ordinal::integer - 31, 32)), 'at', u.recorded_at, 'code', u.code, 'rule', coalesce(rules[r.ordinal], 0), 'outdated', outdated[r.ordinal],
+      'minuteLeft', l.minute_left, 'totalLeft', l.total_left, 'dayLeft', l.day_left, 'weekLeft', l.week_left, 'monthLeft', l.month_left,
+      'retryAt', special[r.ordinal] -> 'retryAt', 'quotaStatus', special[r.ordinal] -> 'quotaStatus', 'key', to_json(k))
+    FROM (
+      SELECT r.ordinal, first_position + row_number() OVER (ORDER BY r.ordinal) - 1 AS position
+      FROM unnest(recorded) WITH ORDINALITY AS r (recorded, ordinal) WHERE r.recorded
+    ) AS r
+    JOIN usage_events u ON u.position = r.position
+    JOIN api_keys k ON k.number = u.key
+    LEFT JOIN LATERAL (
+      SELECT * FROM unnest(consumed_keys, minute_left, total_left, day_left, week_left, month_left) AS l (key, minute_left, total_left, day_left, week_left, month_left)
+      WHERE l.key = u.key
+    ) AS l ON true
+    WHERE u.request_id IS NOT NULL;
+  END IF;
 END $$;
 
 -- Adds counts to closed sub-buckets: deltas[i] to closed[i], both newest first.

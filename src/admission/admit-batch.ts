@@ -14,27 +14,36 @@ export type Asked = {
   readonly mac: Buffer;
 };
 
-/** What the SQL function `admit` (migration 0004) answers for a batch: one row of arrays, an element a request. */
+/** What the SQL function `admit` (migration 0004) answers for a batch. */
 export type AdmitRow = {
   readonly at: Date;
+  /** Of the first request that was recorded; the others follow in their order. */
+  readonly first_position: bigint | null;
+
+  // An element a request; NULL where all would be.
   readonly codes: readonly number[];
-  readonly rules: readonly number[];
-  readonly positions: readonly (bigint | null)[];
-  /** The number and version of the key that was found, whether or not the secret was right. */
+  readonly rules: readonly number[] | null;
+  readonly recorded: readonly boolean[];
+  /** The number of the key that was found; null unless the right secret was presented. */
   readonly keys: readonly (number | null)[];
   readonly versions: readonly (number | null)[];
   readonly outdated: readonly (boolean | null)[];
-  readonly minute_left: readonly (bigint | null)[];
-  readonly token_left: readonly (bigint | null)[];
-  readonly total_left: readonly (bigint | null)[];
-  readonly day_left: readonly (bigint | null)[];
-  readonly week_left: readonly (bigint | null)[];
-  readonly month_left: readonly (bigint | null)[];
   /** A stored answer, the other pepper's verifier, or when a refused request could pass. */
-  readonly special: readonly (Special | null)[];
+  readonly special: readonly (Special | null)[] | null;
+
+  // An element for each key that was asked for: units left after the batch; null where the key has no such limit. NULL where no key was.
+  readonly consumed_keys: readonly number[] | null;
+  readonly minute_left: readonly (bigint | null)[] | null;
+  readonly total_left: readonly (bigint | null)[] | null;
+  readonly day_left: readonly (bigint | null)[] | null;
+  readonly week_left: readonly (bigint | null)[] | null;
+  readonly month_left: readonly (bigint | null)[] | null;
 };
 
-export type Special = StoredAnswer | { readonly pepperId: string; readonly argon2: string } | Refusing;
+export type Special =
+  | { readonly position: string; readonly answer: StoredAnswer }
+  | { readonly pepperId: string; readonly argon2: string }
+  | Refusing;
 
 /** When a refused request could pass, and what its organization answers where a quota refuses. */
 export type Refusing = { readonly retryAt: string | null; readonly quotaStatus: number };
@@ -51,7 +60,7 @@ export type StoredAnswer = {
   readonly weekLeft: number | null;
   readonly monthLeft: number | null;
   readonly retryAt: string | null;
-  readonly quotaStatus: number;
+  readonly quotaStatus: number | null;
   readonly key: StoredKey;
 };
 
@@ -80,7 +89,7 @@ export function admitBatch(batch: readonly Asked[], pepperId: string, blocking: 
   const distinct = [...callers.values()].map(({ caller }) => caller);
   return {
     name: 'admit',
-    text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)',
+    text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)',
     values: [
       distinct.map((caller) => (caller.kind === 'token' ? caller.tokenHash : null)),
       distinct.map((caller) => (caller.kind === 'organization' ? caller.organizationId : null)),
@@ -88,19 +97,24 @@ export function admitBatch(batch: readonly Asked[], pepperId: string, blocking: 
       pepperId,
       callerOf,
       batch.map((asked) => asked.lookupId),
-      batch.map((asked) => asked.mac),
+      // One value instead of an array: it travels as the bytes that it is, and not as hexadecimal digits.
+      Buffer.concat(batch.map((asked) => asked.mac)),
       batch.map((asked) => asked.request.cost),
-      batch.map((asked) => (asked.request.permissions.length === 0 ? null : asked.request.permissions.join(' '))),
-      batch.map((asked) => asked.request.environment),
-      batch.map((asked) => asked.request.ip),
-      batch.map((asked) => asked.request.origin),
-      batch.map((asked) => asked.request.endpoint),
-      batch.map((asked) => asked.request.requestId),
-      // What tells distinct bad secrets apart: keyed, so that nobody can make up a thousand that look like one.
-      batch.map((asked) => (asked.request.ip === null ? null : asked.mac.readInt32BE(0))),
+      column(batch, ({ request }) => (request.permissions.length === 0 ? null : request.permissions.join(' '))),
+      column(batch, ({ request }) => request.environment),
+      column(batch, ({ request }) => request.ip),
+      column(batch, ({ request }) => request.origin),
+      column(batch, ({ request }) => request.endpoint),
+      column(batch, ({ request }) => request.requestId),
       blocking.failures,
       blocking.within,
       blocking.blockFor,
     ],
   };
+}
+
+/** An array of what each request brought; null where none brought anything, which costs neither side to write and to read. */
+function column(batch: readonly Asked[], valueOf: (asked: Asked) => string | null): readonly (string | null)[] | null {
+  const values = batch.map(valueOf);
+  return values.some((value) => value !== null) ? values : null;
 }

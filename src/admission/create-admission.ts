@@ -142,8 +142,8 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
         case REQUEST_ID_TAKEN:
           return { kind: 'request-id-taken' };
         default:
-          return special !== null && 'key' in special
-            ? repeatAnswer(special, decided.position, request.requestId)
+          return special !== null && 'answer' in special
+            ? repeatAnswer(special.answer, BigInt(special.position), request.requestId)
             : toAnswer(decided, key, request.requestId);
       }
     },
@@ -185,31 +185,45 @@ function wantedFacts(row: AdmitRow): ReadonlyMap<number, number> {
 
 function toVerdicts(row: AdmitRow, facts: ReadonlyMap<number, KeyFacts>): readonly Verdict[] {
   const atMs = row.at.getTime();
+  const left = leftByKey(row);
+  let next = row.first_position;
   return row.codes.map((code, index) => {
-    const special = row.special[index] ?? null;
+    const special = row.special?.[index] ?? null;
     const refusing = special !== null && 'retryAt' in special ? special : null;
     const key = row.keys[index] ?? null;
+    const position = row.recorded[index] === true ? next : null;
+    if (position !== null) next = position + 1n;
     return {
       decided: {
         code,
-        rule: row.rules[index] ?? 0,
-        position: row.positions[index] ?? null,
+        rule: row.rules?.[index] ?? 0,
+        position,
         outdated: row.outdated[index] ?? false,
         atMs,
         retryAtMs: refusing?.retryAt == null ? null : Date.parse(refusing.retryAt),
         quotaStatus: refusing?.quotaStatus ?? null,
-        left: {
-          minute: toNumber(row.minute_left[index]),
-          total: toNumber(row.total_left[index]),
-          daily: toNumber(row.day_left[index]),
-          weekly: toNumber(row.week_left[index]),
-          monthly: toNumber(row.month_left[index]),
-        },
+        left: (key === null ? undefined : left.get(key)) ?? NOTHING_KNOWN_LEFT,
       },
       key: key !== null && tellsOfKey(code) ? (facts.get(key) ?? null) : null,
       special,
     };
   });
+}
+
+const NOTHING_KNOWN_LEFT: Decided['left'] = { minute: null, total: null, daily: null, weekly: null, monthly: null };
+
+function leftByKey(row: AdmitRow): ReadonlyMap<number, Decided['left']> {
+  const left = new Map<number, Decided['left']>();
+  row.consumed_keys?.forEach((key, index) => {
+    left.set(key, {
+      minute: toNumber(row.minute_left?.[index]),
+      total: toNumber(row.total_left?.[index]),
+      daily: toNumber(row.day_left?.[index]),
+      weekly: toNumber(row.week_left?.[index]),
+      monthly: toNumber(row.month_left?.[index]),
+    });
+  });
+  return left;
 }
 
 function toNumber(value: bigint | null | undefined): number | null {
