@@ -163,7 +163,7 @@ export async function startServer(config: Config, { logger, signal, onProgress }
   // Sockets and streams end by word of the product, not by the end of the grace.
   acquired.defer(async () => void (await Promise.all([graphql.close(), http.drain(config.shutdownGraceSeconds * SECOND_MS)])));
   // Last, when nothing can come between the token and its being shown: a start that failed over its port would have used it up.
-  const firstOwner = await createFirstOwner({ ...context, organizations, tokens }, config.bootstrapToken);
+  const firstOwner = await createFirstOwner({ ...context, organizations }, config.bootstrapToken);
 
   const release = acquired.move();
   return { url, port, postgres: postgres.kind, applied, firstOwner, failed: failed.promise, close: () => release.disposeAsync() };

@@ -1,5 +1,4 @@
-import { createOrganizationCommands } from '../commands/organization-commands.ts';
-import { createTokenCommands } from '../commands/token-commands.ts';
+import { foundOrganization } from '../commands/found-organization.ts';
 import { isRefusal } from '../domain/refusals.ts';
 import { EXIT, parseArguments, UsageError, type CliCommand } from './command.ts';
 import { openLedger } from './open-ledger.ts';
@@ -29,21 +28,14 @@ fixes the token of the first organization's owner.
       const { context, config } = ledger;
       const isFirst = (await context.db.selectFrom('organizations').select('id').limit(1).executeTakeFirst()) === undefined;
       const input = { name: values.organization, ownerName: values['owner-name'], ownerEmail: values['owner-email'] };
-      const made = await createOrganizationCommands(context).create(null, input);
+      const made = await foundOrganization(context, null, input, isFirst ? config.bootstrapToken : undefined);
       if (isRefusal(made)) return refused(io, made);
-      const { organizationId, memberId } = made.result;
-      const token = await createTokenCommands(context).create(
-        null,
-        { organizationId, memberId, name: 'First owner' },
-        isFirst ? config.bootstrapToken : undefined,
-      );
-      if (isRefusal(token)) return refused(io, token);
-      const accessToken = token.secret?.reveal() ?? ''; // the one time that it is shown
+      const accessToken = made.secret?.reveal() ?? ''; // the one time that it is shown
       if (values.json === true) {
-        io.out(JSON.stringify({ organizationId, memberId, tokenId: token.result.tokenId, accessToken, position: String(token.position) }));
+        io.out(JSON.stringify({ ...made.result, accessToken, position: String(made.position) }));
       } else {
-        io.out(`Organization   ${organizationId}  ${values.organization}`);
-        io.out(`Owner          ${memberId ?? ''}`);
+        io.out(`Organization   ${made.result.organizationId}  ${values.organization}`);
+        io.out(`Owner          ${made.result.memberId}`);
         io.out(`Access token   ${accessToken}`);
         io.out('The token is shown only now.');
       }

@@ -23,39 +23,17 @@ import type { Tables } from '../postgres/tables.ts';
 import { writeOrganizationRows } from '../projections/organization-row.ts';
 import { ForbiddenError, requirePermission } from './authorization.ts';
 import { parseInput } from './input.ts';
+import { foundOrganization, type FoundedOrganization } from './found-organization.ts';
 import { idempotencyKeySchema } from './key-input.ts';
+import { personEffect, personFields, titleSchema } from './person.ts';
 import { settingsChanges, updateSettingsSchema } from './settings-input.ts';
 
 export type OrganizationResult = { readonly organizationId: string; readonly memberId: string | null };
 
-const title = z
-  .string()
-  .transform((text) => text.normalize('NFC').trim())
-  .refine((text) => text.length >= 1 && text.length <= 100 && !/\p{Cc}|\p{Cs}/u.test(text), 'give 1 to 100 characters');
 const role = z.enum(ROLES);
 const uuid = z.uuid();
-const personFields = {
-  name: title.nullish().transform((value) => value ?? null),
-  email: z
-    .email('give an e-mail address')
-    .max(254)
-    .nullish()
-    .transform((value) => value ?? null),
-  oidcSubject: z
-    .string()
-    .min(1)
-    .max(255)
-    .nullish()
-    .transform((value) => value ?? null),
-};
 
-export const createOrganizationSchema = z.strictObject({
-  name: title,
-  ownerName: personFields.name,
-  ownerEmail: personFields.email,
-  idempotencyKey: idempotencyKeySchema,
-});
-export const renameOrganizationSchema = z.strictObject({ organizationId: uuid, name: title, idempotencyKey: idempotencyKeySchema });
+export const renameOrganizationSchema = z.strictObject({ organizationId: uuid, name: titleSchema, idempotencyKey: idempotencyKeySchema });
 const cap = z
   .int('give a whole number, or null for no cap')
   .positive('give a number above 0, or null for no cap')
@@ -76,8 +54,8 @@ export const removeMemberSchema = z.strictObject({ id: uuid, idempotencyKey: ide
 
 /** The mutations of organizations and members. Each takes the input as it came, authorizes, parses, and answers an {@link Outcome}. */
 export type OrganizationCommands = {
-  /** `actor` null: the command line or the first start. Otherwise the caller's token must carry `organizations:create`. */
-  create(actor: Actor | null, input: unknown): Promise<Outcome<OrganizationResult>>;
+  /** {@link foundOrganization} */
+  create(actor: Actor | null, input: unknown, fixed?: Secret): Promise<Outcome<FoundedOrganization>>;
   rename(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
   /** Of any organization: for the operator, by a token that carries `plans:write`, or the command line (`actor` null). */
   changePlan(actor: Actor | null, input: unknown): Promise<Outcome<OrganizationResult>>;
@@ -93,8 +71,6 @@ const FOLD = { initial: ABSENT_ORGANIZATION, parse: parseEvent.organization, evo
 export function loadOrganization(db: Kysely<Tables>, organizationId: string) {
   return loadStream<OrganizationState, OrganizationEvent>(db, organizationId, streamOf.organization(organizationId), FOLD);
 }
-
-type Person = { readonly name: string | null; readonly email: string | null; readonly oidcSubject: string | null };
 
 export function createOrganizationCommands(context: CommandContext): OrganizationCommands {
   const { db } = context;
@@ -113,7 +89,7 @@ export function createOrganizationCommands(context: CommandContext): Organizatio
         ...request,
         decide: async () => {
           const { state, version } = await loadOrganization(db, organizationId);
-          if (actor !== null && command.kind !== 'create') guardOwnership(actor, state, command);
+          if (actor !== null) guardOwnership(actor, state, command);
           const events = decideOrganization(state, command);
           if (isRefusal(events)) return events;
           const next = events.reduce(evolveOrganization, state);
@@ -132,23 +108,7 @@ export function createOrganizationCommands(context: CommandContext): Organizatio
   }
 
   return {
-    async create(actor, raw) {
-      if (actor !== null) requirePermission(actor, 'organizations:create');
-      const input = parseInput(createOrganizationSchema, raw);
-      if (!input.ok) return input.refusal;
-      const { name, ownerName, ownerEmail, idempotencyKey } = input.value;
-      const { id: organizationId, second: ownerId, number } = await newIds(db);
-      const person = personEffect(organizationId, ownerId, { name: ownerName, email: ownerEmail, oidcSubject: null });
-      const request = { operation: 'createOrganization', input: { name }, idempotencyKey };
-      return change(
-        actor,
-        organizationId,
-        request,
-        { kind: 'create', organizationId, number, name, plan: 'ENTERPRISE', ownerId },
-        ownerId,
-        person,
-      );
-    },
+    create: (actor, raw, fixed) => foundOrganization(context, actor, raw, fixed),
     async rename(actor, raw) {
       requirePermission(actor, 'organization:write');
       const input = parseInput(renameOrganizationSchema, raw);
@@ -192,7 +152,7 @@ export function createOrganizationCommands(context: CommandContext): Organizatio
       if (!input.ok) return input.refusal;
       const { organizationId, role: newRole, idempotencyKey, ...person } = input.value;
       if (organizationId !== actor.organizationId) return refusal('NOT_FOUND', 'There is no such organization', 'organizationId');
-      const { id: memberId } = await newIds(db);
+      const memberId = await newMemberId(db);
       const request = { operation: 'addMember', input: { organizationId, role: newRole, ...person }, idempotencyKey };
       return change(
         actor,
@@ -242,18 +202,9 @@ function guardOwnership(actor: Actor, state: OrganizationState, command: Organiz
   if (touchesOwner) throw new ForbiddenError('organization:write');
 }
 
-function personEffect(organizationId: string, memberId: string, person: Person): readonly Effect[] {
-  if (person.name === null && person.email === null && person.oidcSubject === null) return [];
-  const statement = sql`
-    INSERT INTO people (organization_id, member_id, name, email, oidc_subject)
-    SELECT ${organizationId}::uuid, ${memberId}::uuid, ${person.name}, ${person.email}, ${person.oidcSubject} FROM appended`;
-  return [{ name: 'new_person', statement }];
-}
-
-async function newIds(db: Kysely<Tables>): Promise<{ readonly id: string; readonly second: string; readonly number: number }> {
-  const { rows } = await sql<{ id: string; second: string; number: number }>`
-    SELECT uuidv7() AS id, uuidv7() AS second, nextval('organization_numbers')::integer AS number`.execute(db);
-  const row = rows[0];
-  if (row === undefined) throw new Error('The database gave no identity for a new organization.');
-  return row;
+async function newMemberId(db: Kysely<Tables>): Promise<string> {
+  const { rows } = await sql<{ id: string }>`SELECT uuidv7() AS id`.execute(db);
+  const id = rows[0]?.id;
+  if (id === undefined) throw new Error('The database gave no id for a new member.');
+  return id;
 }

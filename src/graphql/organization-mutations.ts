@@ -1,3 +1,4 @@
+import type { FoundedOrganization } from '../commands/found-organization.ts';
 import type { OrganizationResult } from '../commands/organization-commands.ts';
 import { PLAN_NAMES } from '../domain/plan.ts';
 import type { Done } from '../ledger/run-command.ts';
@@ -9,9 +10,10 @@ import { loadOwnOrganization, type TypeRefs } from './type-refs.ts';
 type OrganizationDone = Done<OrganizationResult>;
 
 export function addOrganizationMutations(builder: Builder, types: TypeRefs, refusals: RefusalTypes): void {
-  addMutation<OrganizationDone>(builder, refusals, {
+  addMutation<Done<FoundedOrganization>>(builder, refusals, {
     name: 'createOrganization',
-    description: 'A further organization with its first owner. No role may do this: a token is given `organizations:create` by name.',
+    description:
+      'A further organization with its first owner, and the token with which that owner gets in. No role may do this: a token is given `organizations:create` by name.',
     permissions: ['organizations:create'],
     input: (t) => ({ name: t.string({ required: true }), ownerName: t.string(), ownerEmail: t.string() }),
     refusals: ['INVALID_INPUT', 'IDEMPOTENCY_CONFLICT'],
@@ -24,8 +26,12 @@ export function addOrganizationMutations(builder: Builder, types: TypeRefs, refu
       ownerId: t.id({
         nullable: true,
         description: 'Global id of its first member.',
-        resolve: ({ result }) =>
-          result.memberId === null ? null : encodeGlobalId('Member', `${result.organizationId}:${result.memberId}`),
+        resolve: ({ result }) => encodeGlobalId('Member', `${result.organizationId}:${result.memberId}`),
+      }),
+      secret: t.string({
+        nullable: true,
+        description: "The owner's access token, shown this once; null in a replayed answer after an hour.",
+        resolve: ({ secret }) => secret?.reveal() ?? null,
       }),
     }),
     run: (actor, input, { deps }) => deps.organizations.create(actor, input),

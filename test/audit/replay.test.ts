@@ -71,12 +71,16 @@ test('7.2 an organization is replayed with its members, tokens and keys, and wit
   expect(now?.state).toMatchObject({
     name: 'Renamed',
     members: [{ id: owner.memberId, role: 'OWNER' }],
-    tokens: [{ id: token.result.tokenId, status: 'REVOKED' }],
+    tokens: [
+      { name: 'First owner', status: 'ACTIVE' },
+      { id: token.result.tokenId, status: 'REVOKED' },
+    ],
     keys: [{ id: key.keyId, name: 'their key', status: 'INACTIVE' }],
   });
   expect(now?.events.map(({ changes }) => changes[0])).toEqual([
     'organization "Replayed" created, on plan ENTERPRISE',
     `member ${owner.memberId} added as OWNER`,
+    `access token "First owner" issued to member ${owner.memberId}`,
     `member ${member} added as MEMBER`,
     'access token "gateway" issued to a service',
     expect.stringContaining('SECRET key "their key" created') as string,
@@ -92,7 +96,7 @@ test('7.2 an organization is replayed with its members, tokens and keys, and wit
   expect(then?.state).toMatchObject({
     name: 'Replayed',
     members: [{ role: 'OWNER' }, { id: member, role: 'MEMBER' }],
-    tokens: [{ status: 'ACTIVE' }],
+    tokens: [{ status: 'ACTIVE' }, { status: 'ACTIVE' }],
     keys: [{ status: 'ACTIVE' }],
   });
 });
