@@ -3,7 +3,9 @@ import type { Logger } from 'pino';
 import { createAdmission } from './admission/create-admission.ts';
 import { readWindows } from './admission/read-windows.ts';
 import { createBalanceCommands } from './commands/balance-commands.ts';
+import { createAlerting } from './alerts/create-alerting.ts';
 import { createExpiryLoop } from './commands/expire-due-keys.ts';
+import { createAlertCommands } from './commands/alert-commands.ts';
 import { createFirstOwner, type FirstOwner } from './commands/first-owner.ts';
 import { createHousekeepingLoop } from './commands/housekeeping.ts';
 import { createKeyCommands } from './commands/key-commands.ts';
@@ -90,6 +92,7 @@ export async function startServer(config: Config, { logger, signal, onProgress }
   const organizations = createOrganizationCommands(context);
   const balances = createBalanceCommands(context);
   const tokens = createTokenCommands(context);
+  const alerts = createAlertCommands(context);
 
   const admission = createAdmission({ database, connection: clientConfig(connection), peppers, argon2, onError });
   acquired.defer(() => admission.close());
@@ -108,11 +111,14 @@ export async function startServer(config: Config, { logger, signal, onProgress }
     onPoisoned: (event, projection) => logger.error({ event, projection }, 'an event could not be applied and was set aside'),
   });
   acquired.defer(() => projector.stop());
+  const alerting = createAlerting({ database, pollMs: POLL_MS, onError });
+  acquired.defer(() => alerting.stop());
   const wake = listenForAppends({
     config: clientConfig(connection),
     onWake: () => {
       tail.wake();
       projector.wake();
+      alerting.wake();
     },
     onError,
   });
@@ -124,6 +130,7 @@ export async function startServer(config: Config, { logger, signal, onProgress }
     organizations,
     balances,
     tokens,
+    alerts,
     admission,
     windows: (keyNumbers) => readWindows(database.kysely, keyNumbers),
     tail,

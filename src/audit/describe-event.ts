@@ -60,6 +60,18 @@ export function describeEvent(event: LifecycleEvent, before: KeyState | null): r
       return [`key expired (${event.data.expiresAt})`];
     case 'Deleted':
       return [`key ${quoted(event.data.name)} deleted`];
+    case 'AlertRuleSet':
+      return [
+        `alert rule ${event.data.condition.kind} set: ${canonicalJson(event.data.condition)}, ${event.data.enabled ? 'enabled' : 'disabled'}`,
+        ...(event.data.category === null ? [] : [`for keys of category ${quoted(event.data.category)}`]),
+        ...(event.data.keyId === null ? [] : [`for key ${event.data.keyId}`]),
+      ];
+    case 'AlertRuleDeleted':
+      return ['alert rule deleted'];
+    case 'AlertRaised':
+      return [`alert ${event.data.kind} (${event.data.severity}): ${event.data.message}`];
+    case 'AlertAcknowledged':
+      return ['alert acknowledged'];
   }
   return event satisfies never;
 }

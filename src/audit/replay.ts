@@ -121,6 +121,9 @@ function fold(
     states.tokens.set(stream, evolveToken(states.tokens.get(stream) ?? ABSENT_TOKEN, event));
     return { event, before: null };
   }
+  // Alerts and their rules are told in the timeline; the state of what they watch doesn't hold them.
+  if (kind === 'alert') return { event: parseEvent.alert(type, data), before: null };
+  if (kind === 'alert-rule') return { event: parseEvent.alertRule(type, data), before: null };
   const event = parseEvent.organization(type, data);
   states.organization = evolveOrganization(states.organization, event);
   return { event, before: null };

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { organizationSettingsSchema } from './organization-settings.ts';
+import { alertEvents, alertRuleEvents } from './alert-schemas.ts';
 import { PERMISSIONS, ROLES, type Permission } from './permissions.ts';
 
 // An event is a past-tense fact. It changes only by optional fields or by a new type; schema/events.json is printed from here and compared in CI.
@@ -109,7 +110,7 @@ export const KEY_EVENT_SCHEMAS = keyEvents;
 export const ORGANIZATION_EVENT_SCHEMAS = organizationEvents;
 export const TOKEN_EVENT_SCHEMAS = tokenEvents;
 /** The schema of each event type's `data`. */
-export const EVENT_SCHEMAS = { ...organizationEvents, ...tokenEvents, ...keyEvents, ...usageEvents };
+export const EVENT_SCHEMAS = { ...organizationEvents, ...tokenEvents, ...keyEvents, ...alertRuleEvents, ...alertEvents, ...usageEvents };
 
 type EventsOf<Schemas extends Readonly<Record<string, z.ZodType>>> = {
   [Type in keyof Schemas & string]: { readonly type: Type; readonly data: Readonly<z.infer<Schemas[Type]>> };
@@ -118,8 +119,10 @@ type EventsOf<Schemas extends Readonly<Record<string, z.ZodType>>> = {
 export type KeyEvent = EventsOf<typeof keyEvents>;
 export type OrganizationEvent = EventsOf<typeof organizationEvents>;
 export type TokenEvent = EventsOf<typeof tokenEvents>;
+export type AlertRuleEvent = EventsOf<typeof alertRuleEvents>;
+export type AlertEvent = EventsOf<typeof alertEvents>;
 /** What a decider can produce; usage events are appended by admission. */
-export type LifecycleEvent = KeyEvent | OrganizationEvent | TokenEvent;
+export type LifecycleEvent = KeyEvent | OrganizationEvent | TokenEvent | AlertRuleEvent | AlertEvent;
 export type EventType = keyof typeof EVENT_SCHEMAS;
 export const EVENT_TYPES = Object.keys(EVENT_SCHEMAS) as readonly EventType[];
 
@@ -139,6 +142,8 @@ export const streamOf = {
   organization: (id: string): string => `organization:${id}`,
   token: (id: string): string => `token:${id}`,
   key: (id: string): string => `key:${id}`,
+  alertRule: (id: string): string => `alert-rule:${id}`,
+  alert: (id: string): string => `alert:${id}`,
 } as const;
 
 function parseWith<Event extends LifecycleEvent>(schemas: Readonly<Record<string, z.ZodType>>, type: string, data: unknown): Event {
@@ -157,4 +162,6 @@ export const parseEvent = {
   key: (type: string, data: unknown): KeyEvent => parseWith(keyEvents, type, data),
   organization: (type: string, data: unknown): OrganizationEvent => parseWith(organizationEvents, type, data),
   token: (type: string, data: unknown): TokenEvent => parseWith(tokenEvents, type, data),
+  alertRule: (type: string, data: unknown): AlertRuleEvent => parseWith(alertRuleEvents, type, data),
+  alert: (type: string, data: unknown): AlertEvent => parseWith(alertEvents, type, data),
 } as const;

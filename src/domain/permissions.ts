@@ -22,6 +22,8 @@ export const PERMISSIONS = {
   'keys:verify': 'ask whether a key may pass',
   'usage:read': 'see usage, statistics and the request log',
   'usage:write': 'report usage',
+  'alerts:read': 'see alerts and their rules, and follow them live',
+  'alerts:write': 'acknowledge alerts and change their rules',
   'log:read': 'read, follow and export the event log, and see the past states that it proves',
 } as const;
 export type Permission = keyof typeof PERMISSIONS;
@@ -39,12 +41,20 @@ export function isOperatorPermission(permission: Permission): boolean {
   return OPERATOR.includes(permission);
 }
 
-const READ_EVERYTHING: readonly Permission[] = ['organization:read', 'members:read', 'tokens:read', 'keys:read', 'usage:read', 'log:read'];
+const READ_EVERYTHING: readonly Permission[] = [
+  'organization:read',
+  'members:read',
+  'tokens:read',
+  'keys:read',
+  'usage:read',
+  'alerts:read',
+  'log:read',
+];
 
 const ROLE_PERMISSIONS: Readonly<Record<Role, readonly Permission[]>> = {
   OWNER: ALL_PERMISSIONS.filter((permission) => !isOperatorPermission(permission)),
   ADMIN: ALL_PERMISSIONS.filter((permission) => !isOperatorPermission(permission) && permission !== 'organization:write'),
-  MEMBER: ['organization:read', 'members:read', 'keys:read', 'keys:write:personal', 'usage:read'],
+  MEMBER: ['organization:read', 'members:read', 'keys:read', 'keys:write:personal', 'usage:read', 'alerts:read'],
   AUDITOR: READ_EVERYTHING,
 };
 

@@ -4,6 +4,7 @@ import { KEY_EVENT_SCHEMAS, parseEvent, streamOf, type EventType, type KeySettin
 import { loadStream } from '../ledger/stream.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { ActorRef } from './actor.ts';
+import type { AlertRefs } from './alert.ts';
 import { momentOf } from './as-of.ts';
 import type { Builder } from './builder.ts';
 import { actorOf } from './context.ts';
@@ -27,6 +28,7 @@ export function addApiKey(
   actor: ActorRef,
   events: LedgerEventRefs,
   usage: UsageRefs,
+  alerts: AlertRefs,
 ): void {
   const profile = builder.objectRef<{ readonly id: string; readonly name: string }>('Profile').implement({
     description: "A named bundle of settings that a gateway is handed with a key's verification.",
@@ -126,6 +128,13 @@ export function addApiKey(
         authScopes: { permission: 'usage:read' },
         args: { first: t.arg.int(), after: t.arg.string() },
         resolve: (key, args, context) => readRequestLog(context, key.number, args),
+      }),
+      alerts: t.field({
+        type: alerts.connection,
+        description: 'Newest first. A cursor is a position.',
+        authScopes: { permission: 'alerts:read' },
+        args: { filter: t.arg({ type: alerts.filter }), first: t.arg.int(), after: t.arg({ type: 'Position' }) },
+        resolve: (key, args, context) => alerts.read(context, args, key.id),
       }),
       asOf: t.field({
         type: past,

@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import type { Admission } from '../admission/admission.ts';
 import type { KeyWindows } from '../admission/read-windows.ts';
 import type { BalanceCommands } from '../commands/balance-commands.ts';
+import type { AlertCommands } from '../commands/alert-commands.ts';
 import type { KeyCommands } from '../commands/key-commands.ts';
 import type { OrganizationCommands } from '../commands/organization-commands.ts';
 import type { TokenCommands } from '../commands/token-commands.ts';
@@ -18,6 +19,7 @@ export type GraphqlDependencies = {
   readonly organizations: OrganizationCommands;
   readonly balances: BalanceCommands;
   readonly tokens: TokenCommands;
+  readonly alerts: AlertCommands;
   readonly admission: Admission;
   /** What is left of the quotas and limits of keys, by their numbers. */
   readonly windows: (keyNumbers: readonly number[]) => Promise<ReadonlyMap<number, KeyWindows>>;

@@ -1,3 +1,4 @@
+import { ALERT_KINDS, ALERT_SEVERITIES, type AlertKind } from '../domain/alert-schemas.ts';
 import { EVENT_TYPES, type EventType } from '../domain/event.ts';
 import { ROLES } from '../domain/permissions.ts';
 import { MUTATION_REFUSALS, VERIFICATION_REFUSALS, type MutationRefusalCode, type VerificationCode } from '../domain/refusals.ts';
@@ -42,6 +43,18 @@ export function addEnums(builder: Builder) {
           { value: code, description },
         ]),
       ) as Record<MutationRefusalCode, { value: MutationRefusalCode; description: string }>,
+    }),
+    alertKind: builder.enumType('AlertKind', {
+      description: 'What a rule watches for.',
+      values: Object.fromEntries(
+        (Object.entries(ALERT_KINDS) as [AlertKind, string][]).map(([kind, description]) => [kind, { value: kind, description }]),
+      ) as Record<AlertKind, { value: AlertKind; description: string }>,
+    }),
+    alertSeverity: builder.enumType('AlertSeverity', { values: ALERT_SEVERITIES }),
+    spendingSubject: builder.enumType('SpendingSubject', { values: ['KEY', 'ORGANIZATION'] as const }),
+    spendingPeriod: builder.enumType('SpendingPeriod', {
+      description: 'A calendar day or month, in UTC.',
+      values: ['DAY', 'MONTH'] as const,
     }),
     eventType: builder.enumType('LedgerEventType', {
       description: 'What an event of the log says.',

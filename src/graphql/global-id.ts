@@ -1,5 +1,5 @@
 /** What a global id can stand for. PROFILE ids can be given in inputs; they are no nodes yet. */
-export const NODE_TYPES = ['ApiKey', 'Organization', 'Member', 'AccessToken', 'LedgerEvent'] as const;
+export const NODE_TYPES = ['ApiKey', 'Organization', 'Member', 'AccessToken', 'LedgerEvent', 'Alert', 'AlertRule'] as const;
 export type NodeType = (typeof NODE_TYPES)[number];
 export type IdType = NodeType | 'Profile';
 
@@ -10,6 +10,8 @@ const SHAPES: Readonly<Record<IdType, RegExp>> = {
   Member: new RegExp(`^${UUID}:${UUID}$`),
   AccessToken: new RegExp(`^${UUID}$`),
   LedgerEvent: /^(?:0|[1-9]\d{0,17})$/,
+  Alert: new RegExp(`^${UUID}$`),
+  AlertRule: new RegExp(`^${UUID}$`),
   Profile: new RegExp(`^${UUID}$`),
 };
 
@@ -48,6 +50,8 @@ export function subjectOfStream(stream: string): string {
   const id = stream.slice(colon + 1);
   if (kind === 'key') return encodeGlobalId('ApiKey', id);
   if (kind === 'token') return encodeGlobalId('AccessToken', id);
+  if (kind === 'alert') return encodeGlobalId('Alert', id);
+  if (kind === 'alert-rule') return encodeGlobalId('AlertRule', id);
   if (kind === 'organization') return encodeGlobalId('Organization', id);
   throw new Error(`The log has a stream '${kind}:…' that GraphQL has no type for.`);
 }
@@ -57,6 +61,8 @@ export function streamOfSubject(text: string): string | null {
   const decoded = decodeGlobalId(text);
   if (decoded?.type === 'ApiKey') return `key:${decoded.id}`;
   if (decoded?.type === 'AccessToken') return `token:${decoded.id}`;
+  if (decoded?.type === 'Alert') return `alert:${decoded.id}`;
+  if (decoded?.type === 'AlertRule') return `alert-rule:${decoded.id}`;
   return decoded?.type === 'Organization' ? `organization:${decoded.id}` : null;
 }
 

@@ -55,8 +55,8 @@ export function seesAllKeys(actor: Actor): boolean {
   return allows(actor, 'keys:write') || actor.role === 'AUDITOR';
 }
 
-/** The keys that a caller may see: of its own organization, and of personal keys only its own unless it manages keys or audits. */
-function visible(actor: Actor): RawBuilder<boolean> {
+/** The keys, as `k`, that a caller may see: of its own organization, and of personal keys only its own unless it manages keys or audits. */
+export function visible(actor: Actor): RawBuilder<boolean> {
   const own = sql<boolean>`k.organization_id = ${actor.organizationId}::uuid`;
   if (seesAllKeys(actor)) return own;
   const memberId = actor.kind === 'member' ? actor.memberId : null;

@@ -4,6 +4,8 @@ import { parseEvent, streamOf } from '../domain/event.ts';
 import { ABSENT_ORGANIZATION, evolveOrganization, type OrganizationState } from '../domain/organization.ts';
 import type { Role } from '../domain/permissions.ts';
 import { loadStream } from '../ledger/stream.ts';
+import type { AlertRefs } from './alert.ts';
+import { loadAlertRules } from './alert-reading.ts';
 import { momentOf } from './as-of.ts';
 import type { Builder } from './builder.ts';
 import { badUserInput } from './client-error.ts';
@@ -28,6 +30,7 @@ export function addOrganization(
   events: LedgerEventRefs,
   usage: UsageRefs,
   settings: ReturnType<typeof addOrganizationSettings>,
+  alerts: AlertRefs,
 ): void {
   const members = builder.connectionObject({ type: types.member, name: 'MemberConnection' });
   const tokens = builder.connectionObject({ type: types.accessToken, name: 'AccessTokenConnection' });
@@ -102,6 +105,19 @@ export function addOrganization(
         authScopes: { permission: 'usage:read' },
         args: { first: t.arg.int(), after: t.arg.string() },
         resolve: (_organization, args, context) => readRequestLog(context, undefined, args),
+      }),
+      alerts: t.field({
+        type: alerts.connection,
+        description: 'Newest first; those about keys that you may not see are left out. A cursor is a position.',
+        authScopes: { permission: 'alerts:read' },
+        args: { filter: t.arg({ type: alerts.filter }), first: t.arg.int(), after: t.arg({ type: 'Position' }) },
+        resolve: (_organization, args, context) => alerts.read(context, args),
+      }),
+      alertRules: t.field({
+        type: [types.alertRule],
+        description: 'All of them: the defaults, changed or not, and those that were added.',
+        authScopes: { permission: 'alerts:read' },
+        resolve: async (_organization, _args, context) => [...(await loadAlertRules(context.deps.database.kysely, actorOf(context)))],
       }),
       asOf: t.field({
         type: past,

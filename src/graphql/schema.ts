@@ -2,6 +2,9 @@ import type { GraphQLSchema } from 'graphql';
 
 import { addAccessToken } from './access-token.ts';
 import { addActor } from './actor.ts';
+import { addAlert } from './alert.ts';
+import { addAlertMutations } from './alert-mutations.ts';
+import { addAlertStream } from './alert-stream.ts';
 import { addApiKeyMutations } from './api-key-mutations.ts';
 import { addApiKey } from './api-key.ts';
 import { addBalance } from './balance.ts';
@@ -34,11 +37,14 @@ export function buildSchema(): GraphQLSchema {
   const events = addLedgerEvent(builder, enums, types);
   const usage = addUsage(builder, enums, types);
   addViewer(builder, enums, types);
-  addApiKey(builder, enums, types, actor, events, usage);
+  const alerts = addAlert(builder, enums, types, actor);
+  addAlertMutations(builder, enums, types, refusals);
+  addAlertStream(builder, types);
+  addApiKey(builder, enums, types, actor, events, usage, alerts);
   addApiKeyMutations(builder, enums, types, refusals);
   addKeyStreams(builder, enums, types);
   const settings = addOrganizationSettings(builder, types, refusals);
-  addOrganization(builder, enums, types, events, usage, settings);
+  addOrganization(builder, enums, types, events, usage, settings, alerts);
   addOrganizationMutations(builder, types, refusals);
   addBalance(builder, types, refusals);
   addMember(builder, enums, types, refusals);

@@ -5,6 +5,7 @@ import type { Permission } from '../domain/permissions.ts';
 import { ForbiddenError } from '../commands/authorization.ts';
 import { readLog, type LedgerEntry } from '../ledger/read.ts';
 import type { OrganizationsTable } from '../postgres/tables.ts';
+import { loadAlertRules, loadAlerts, type AlertRow, type AlertRuleNode } from './alert-reading.ts';
 import type { Builder } from './builder.ts';
 import { actorOf, type GraphqlContext } from './context.ts';
 import { splitMemberId } from './global-id.ts';
@@ -88,6 +89,21 @@ export function createTypeRefs(builder: Builder) {
       load: async (ids: string[], context): Promise<readonly (AccessTokenRow | null)[]> => {
         permitted(context, 'tokens:read');
         return loadTokens(context, ids);
+      },
+    }),
+    alert: builder.loadableNodeRef<AlertRow | null, string, string, string, AlertRow>('Alert', {
+      id: { resolve: (alert) => alert.id },
+      load: async (ids: string[], context): Promise<readonly (AlertRow | null)[]> => {
+        permitted(context, 'alerts:read');
+        return loadAlerts(context.deps.database.kysely, actorOf(context), ids);
+      },
+    }),
+    alertRule: builder.loadableNodeRef<AlertRuleNode | null, string, string, string, AlertRuleNode>('AlertRule', {
+      id: { resolve: (rule) => rule.ruleId },
+      load: async (ids: string[], context): Promise<readonly (AlertRuleNode | null)[]> => {
+        permitted(context, 'alerts:read');
+        const rules = await loadAlertRules(context.deps.database.kysely, actorOf(context));
+        return ids.map((id) => rules.find(({ ruleId }) => ruleId === id) ?? null);
       },
     }),
     ledgerEvent: builder.loadableNodeRef<LedgerEntry | null, string, string, string, LedgerEntry>('LedgerEvent', {

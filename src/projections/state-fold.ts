@@ -1,11 +1,21 @@
 import { sql, type Kysely } from 'kysely';
 
 import { ABSENT_TOKEN, evolveToken, type TokenState } from '../domain/access-token.ts';
+import { ABSENT_ALERT, evolveAlert, type AlertState } from '../domain/alert.ts';
+import { ABSENT_ALERT_RULE, evolveAlertRule, type AlertRuleState } from '../domain/alert-rule.ts';
 import { ABSENT_KEY, evolveKey, type KeyState } from '../domain/api-key.ts';
-import { parseEvent, type KeyEvent, type OrganizationEvent, type TokenEvent } from '../domain/event.ts';
+import {
+  parseEvent,
+  type AlertEvent,
+  type AlertRuleEvent,
+  type KeyEvent,
+  type OrganizationEvent,
+  type TokenEvent,
+} from '../domain/event.ts';
 import { ABSENT_ORGANIZATION, evolveOrganization, type OrganizationState } from '../domain/organization.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { Tables } from '../postgres/tables.ts';
+import { alertRuleRow } from './alert-rule-row.ts';
 import { keyRow } from './key-row.ts';
 import { organizationRow } from './organization-row.ts';
 
@@ -15,11 +25,13 @@ export const STATE_TABLES = {
   members: ['organization_id', 'id'],
   access_tokens: ['id'],
   api_keys: ['id'],
+  alert_rules: ['id'],
+  alerts: ['id'],
 } as const;
 export type StateTable = keyof typeof STATE_TABLES;
 
 /** The kinds of stream, in the order in which their rows refer to each other. */
-export const STREAM_KINDS = ['organization', 'token', 'key'] as const;
+export const STREAM_KINDS = ['organization', 'token', 'key', 'alert-rule', 'alert'] as const;
 export type StreamKind = (typeof STREAM_KINDS)[number];
 
 /** A row as the log has it: columns by name, moments as texts with all their microseconds. */
@@ -52,6 +64,7 @@ type Recorded<Event> = {
   readonly version: number;
   readonly actor: string;
   readonly at: string;
+  readonly position: string;
 };
 type Row = {
   readonly stream: string;
@@ -60,6 +73,7 @@ type Row = {
   readonly type: string;
   readonly actor: string;
   readonly recorded_at: string;
+  readonly position: string;
   readonly data: JsonValue;
 };
 
@@ -73,7 +87,7 @@ export async function foldStreams(db: Kysely<Tables>, kind: StreamKind, choice: 
       ? sql`SELECT ${choice.stream}::text AS stream`
       : sql`SELECT DISTINCT stream FROM events WHERE stream > ${choice.after ?? `${kind}:`} AND stream < ${`${kind};`} ORDER BY stream LIMIT ${choice.limit}`;
   const { rows } = await sql<Row>`
-    SELECT e.stream, e.organization_id, e.version, e.type, e.actor, e.recorded_at::text, e.data
+    SELECT e.stream, e.organization_id, e.version, e.type, e.actor, e.recorded_at::text, e.position::text, e.data
     FROM (${picked}) AS s JOIN events e USING (stream)
     ORDER BY e.stream, e.version`.execute(db);
   return [...Map.groupBy(rows, (row) => row.stream)].map(([stream, events]) => foldStream(kind, stream, events));
@@ -88,6 +102,10 @@ function foldStream(kind: StreamKind, stream: string, rows: readonly Row[]): Fol
         return { kind: 'folded', stream, rows: tokenRows(parsed(rows, parseEvent.token)), key: null };
       case 'key':
         return foldKey(stream, parsed(rows, parseEvent.key));
+      case 'alert-rule':
+        return { kind: 'folded', stream, rows: alertRuleRows(parsed(rows, parseEvent.alertRule)), key: null };
+      case 'alert':
+        return { kind: 'folded', stream, rows: alertRows(parsed(rows, parseEvent.alert)), key: null };
     }
     return kind satisfies never;
   } catch (error) {
@@ -102,6 +120,7 @@ function parsed<Event>(rows: readonly Row[], parse: (type: string, data: unknown
     version: row.version,
     actor: row.actor,
     at: row.recorded_at,
+    position: row.position,
   }));
 }
 
@@ -196,6 +215,55 @@ function tokenRows(events: readonly Recorded<TokenEvent>[]): readonly FoldedRow[
         issued_by: issued.actor,
         expires_at: state.expiresAt,
         revoked_at: revoked?.at ?? null,
+      },
+    },
+  ];
+}
+
+function alertRuleRows(events: readonly Recorded<AlertRuleEvent>[]): readonly FoldedRow[] {
+  const state = events.reduce<AlertRuleState>((folded, { event }) => evolveAlertRule(folded, event), ABSENT_ALERT_RULE);
+  const first = events[0];
+  if (state.kind === 'absent' || first === undefined) throw new Error('it does not begin with AlertRuleSet');
+  const row = alertRuleRow(state);
+  return [
+    {
+      table: 'alert_rules',
+      row: {
+        ...row,
+        condition: state.rule.condition,
+        organization_id: first.organizationId,
+        created_at: first.at,
+        version: events.length,
+      },
+    },
+  ];
+}
+
+function alertRows(events: readonly Recorded<AlertEvent>[]): readonly FoldedRow[] {
+  const state = events.reduce<AlertState>((folded, { event }) => evolveAlert(folded, event), ABSENT_ALERT);
+  const first = events[0];
+  if (state.kind === 'absent' || first === undefined) throw new Error('it does not begin with AlertRaised');
+  const acknowledged = events.findLast(({ event }) => event.type === 'AlertAcknowledged');
+  const { alert } = state;
+  return [
+    {
+      table: 'alerts',
+      row: {
+        id: alert.alertId,
+        organization_id: first.organizationId,
+        rule_id: alert.ruleId,
+        kind: alert.kind,
+        key_id: alert.keyId,
+        severity: alert.severity,
+        message: alert.message,
+        details: alert.details,
+        series: alert.series,
+        ordinal: alert.ordinal,
+        position: first.position,
+        raised_at: first.at,
+        acknowledged_at: acknowledged?.at ?? null,
+        acknowledged_by: acknowledged?.actor ?? null,
+        version: events.length,
       },
     },
   ];

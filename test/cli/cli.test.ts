@@ -52,7 +52,7 @@ test('arguments that can not be understood are exit code 2 with a hint, before a
     [['token', 'revoke', 'x'], /no token id/],
     [['replay', 'key', 'x'], /a UUID/],
     [['replay', 'organization', '--at', 'yesterday'], /--at takes a moment/],
-    [['rebuild', '--only', 'everything'], /organizations, tokens, keys, windows, usage/],
+    [['rebuild', '--only', 'everything'], /organizations, tokens, keys, .*windows, .*usage/],
   ];
   const results = await Promise.all(wrong.map(([args]) => runCli(args, env)));
   for (const [index, result] of results.entries()) {

@@ -7,7 +7,15 @@ const uuid = '0199b2a4-6f0e-7c3a-9d5e-2f1c8b7a6d54';
 
 describe('a global id', () => {
   it('says what it was made of', () => {
-    const ids = { ApiKey: uuid, Organization: uuid, Member: `${uuid}:${uuid}`, AccessToken: uuid, LedgerEvent: '42' };
+    const ids = {
+      ApiKey: uuid,
+      Organization: uuid,
+      Member: `${uuid}:${uuid}`,
+      AccessToken: uuid,
+      LedgerEvent: '42',
+      Alert: uuid,
+      AlertRule: uuid,
+    };
     for (const type of NODE_TYPES) expect(decodeGlobalId(encodeGlobalId(type, ids[type]))).toEqual({ type, id: ids[type] });
   });
 

@@ -50,6 +50,7 @@ export async function openTestGraphql(options: Options = {}) {
     organizations: ledger.organizations,
     balances: ledger.balances,
     tokens: ledger.tokens,
+    alerts: ledger.alerts,
     admission: ledger.admission,
     windows: (numbers) => readWindows(ledger.db, numbers),
     tail: counted.tail,

@@ -1,6 +1,8 @@
 import { isInterfaceType, isObjectType } from 'graphql';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
+import { createRaiseAlerts } from '../../src/alerts/raise-alerts.ts';
+import { defaultRuleId } from '../../src/domain/alert-rule.ts';
 import { encodeGlobalId } from '../../src/graphql/global-id.ts';
 import { buildSchema } from '../../src/graphql/schema.ts';
 import { done } from '../support/ledger.ts';
@@ -47,6 +49,17 @@ const ROOT_FIELDS: Readonly<Record<string, { readonly document: string; readonly
   'Mutation.removeMember': { document: mutation('removeMember', '{ id: "x" }'), may: 'OWNER ADMIN' },
   'Mutation.createAccessToken': { document: mutation('createAccessToken', '{ organizationId: "x", name: "x" }'), may: 'OWNER ADMIN' },
   'Mutation.revokeAccessToken': { document: mutation('revokeAccessToken', '{ id: "x" }'), may: 'OWNER ADMIN' },
+  'Mutation.createAlertRule': {
+    document: mutation('createAlertRule', '{ organizationId: "x", kind: QUOTA_THRESHOLD }'),
+    may: 'OWNER ADMIN',
+  },
+  'Mutation.updateAlertRule': { document: mutation('updateAlertRule', '{ id: "x" }'), may: 'OWNER ADMIN' },
+  'Mutation.deleteAlertRule': { document: mutation('deleteAlertRule', '{ id: "x" }'), may: 'OWNER ADMIN' },
+  'Mutation.acknowledgeAlert': { document: mutation('acknowledgeAlert', '{ id: "x" }'), may: 'OWNER ADMIN' },
+  'Subscription.alertRaised': {
+    document: 'subscription ($o: ID!) { alertRaised(organizationId: $o) { position } }',
+    may: 'OWNER ADMIN MEMBER AUDITOR',
+  },
   'Subscription.apiKeyChanged': {
     document: 'subscription ($o: ID!) { apiKeyChanged(organizationId: $o) { position } }',
     may: 'OWNER ADMIN MEMBER AUDITOR',
@@ -61,6 +74,14 @@ const ROOT_FIELDS: Readonly<Record<string, { readonly document: string; readonly
   },
 };
 
+/** Raises an alert about a key, as an evaluation would. */
+async function raiseAlert(ledger: TestGraphql['ledger'], keyId: string): Promise<string> {
+  const rule = { ruleId: defaultRuleId(ledger.organization.id, 'EXPIRING_SOON'), kind: 'EXPIRING_SOON', severity: 'WARNING' } as const;
+  const finding = { ...rule, organizationId: ledger.organization.id, keyId, message: 'soon', details: {}, series: 'test', windowMs: null };
+  await createRaiseAlerts(ledger.db)([finding]);
+  return (await ledger.db.selectFrom('alerts').select('id').executeTakeFirstOrThrow()).id;
+}
+
 const PERIOD = 'from: "2026-01-01T00:00:00Z", to: "2026-01-02T00:00:00Z"';
 /** Fields of an organization that need more than being in it. */
 const ORGANIZATION_FIELDS: Readonly<Record<string, { readonly selection: string; readonly may: string }>> = {
@@ -71,11 +92,14 @@ const ORGANIZATION_FIELDS: Readonly<Record<string, { readonly selection: string;
   ledgerEvents: { selection: 'ledgerEvents { edges { node { id } } }', may: 'OWNER ADMIN AUDITOR' },
   usage: { selection: `usage(${PERIOD}) { totals { requests } }`, may: 'OWNER ADMIN MEMBER AUDITOR' },
   requestLog: { selection: 'requestLog { edges { node { requestId } } }', may: 'OWNER ADMIN MEMBER AUDITOR' },
+  alerts: { selection: 'alerts { edges { node { id } } }', may: 'OWNER ADMIN MEMBER AUDITOR' },
+  alertRules: { selection: 'alertRules { id }', may: 'OWNER ADMIN MEMBER AUDITOR' },
   asOf: { selection: 'asOf(position: "1") { name }', may: 'OWNER ADMIN AUDITOR' },
 };
 const KEY_FIELDS: Readonly<Record<string, { readonly selection: string; readonly may: string }>> = {
   usage: { selection: `usage(${PERIOD}) { totals { requests } }`, may: 'OWNER ADMIN MEMBER AUDITOR' },
   requestLog: { selection: 'requestLog { edges { node { requestId } } }', may: 'OWNER ADMIN MEMBER AUDITOR' },
+  alerts: { selection: 'alerts { edges { node { id } } }', may: 'OWNER ADMIN MEMBER AUDITOR' },
   asOf: { selection: 'asOf(position: "1") { name }', may: 'OWNER ADMIN AUDITOR' },
   events: { selection: 'events { edges { node { id } } }', may: 'OWNER ADMIN AUDITOR' },
 };
@@ -85,6 +109,8 @@ const NODES: Readonly<Record<string, string>> = {
   Member: 'OWNER ADMIN MEMBER AUDITOR',
   AccessToken: 'OWNER ADMIN AUDITOR',
   LedgerEvent: 'OWNER ADMIN AUDITOR',
+  Alert: 'OWNER ADMIN MEMBER AUDITOR',
+  AlertRule: 'OWNER ADMIN MEMBER AUDITOR',
 };
 
 describe('permissions', () => {
@@ -114,6 +140,8 @@ describe('permissions', () => {
       Member: encodeGlobalId('Member', `${id}:${server.ledger.owner.memberId}`),
       AccessToken: encodeGlobalId('AccessToken', gateway.id),
       LedgerEvent: encodeGlobalId('LedgerEvent', key.position),
+      Alert: encodeGlobalId('Alert', await raiseAlert(server.ledger, keyId)),
+      AlertRule: encodeGlobalId('AlertRule', defaultRuleId(id, 'EXPIRING_SOON')),
     });
   });
   afterAll(() => server.close());

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 
 import { createAdmission } from '../../src/admission/create-admission.ts';
 import { createBalanceCommands } from '../../src/commands/balance-commands.ts';
+import { createAlertCommands } from '../../src/commands/alert-commands.ts';
 import { createKeyCommands } from '../../src/commands/key-commands.ts';
 import { createOrganizationCommands } from '../../src/commands/organization-commands.ts';
 import { createTokenCommands } from '../../src/commands/token-commands.ts';
@@ -42,6 +43,7 @@ export async function openTestLedger(
   const organizations = createOrganizationCommands(context);
   const balances = createBalanceCommands(context);
   const tokens = createTokenCommands(context);
+  const alerts = createAlertCommands(context);
   const admission = createAdmission({ database, connection: clientConfig(settings), peppers, argon2, onError });
   const organization = options.on?.organization ?? (await newOrganization('Acme'));
 
@@ -61,6 +63,7 @@ export async function openTestLedger(
     organizations,
     balances,
     tokens,
+    alerts,
     admission,
     errors,
     organization,

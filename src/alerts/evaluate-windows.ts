@@ -1,0 +1,97 @@
+import { sql, type Kysely } from 'kysely';
+
+import type { AlertFinding } from '../domain/alert.ts';
+import {
+  keyWindowFindings,
+  organizationWindowFindings,
+  type KeyWindowFacts,
+  type OrganizationWindowFacts,
+} from '../domain/window-alerts.ts';
+import type { Tables } from '../postgres/tables.ts';
+import { loadRules } from './load-rules.ts';
+import type { LogPage } from './follow-log-pages.ts';
+
+type KeyRow = {
+  readonly id: string;
+  readonly organization_id: string;
+  readonly name: string;
+  readonly category: string;
+  readonly quota_total: bigint | null;
+  readonly quota_daily: bigint | null;
+  readonly quota_weekly: bigint | null;
+  readonly quota_monthly: bigint | null;
+  readonly requests_per_minute: bigint | null;
+  readonly tokens_per_minute: bigint | null;
+  readonly total: bigint;
+  readonly day: bigint;
+  readonly week: bigint;
+  readonly month: bigint;
+  readonly minute: bigint;
+  readonly tokens: bigint;
+};
+
+/** What the windows of the keys and organizations that a page of the log touched raise. By key and not by event: a busy key costs one look a page. */
+export async function evaluateWindows(db: Kysely<Tables>, page: LogPage): Promise<readonly AlertFinding[]> {
+  const [keys, organizations] = [await touchedKeys(db, page), await touchedOrganizations(db, page)];
+  const rules = await loadRules(
+    db,
+    [...keys, ...organizations].map(({ organizationId }) => organizationId),
+  );
+  return [
+    ...keys.flatMap((key) => keyWindowFindings(key, rules.get(key.organizationId) ?? [])),
+    ...organizations.flatMap((organization) => organizationWindowFindings(organization, rules.get(organization.organizationId) ?? [])),
+  ];
+}
+
+/**
+ * Keys with at least a tenth of some cap used, which is the least that a rule can ask for. Their windows' rows are read as they stand: whoever touched
+ * them brought them to that moment in the transaction that made the event, and what has left them since is for the next touch.
+ */
+async function touchedKeys(db: Kysely<Tables>, { after, upTo }: LogPage): Promise<readonly KeyWindowFacts[]> {
+  const { rows } = await sql<KeyRow>`
+    WITH touched AS MATERIALIZED (
+      SELECT DISTINCT u.key FROM usage_events u WHERE u.position > ${after}::bigint AND u.position <= ${upTo}::bigint
+    UNION
+      -- A cap that is lowered can be reached without a request.
+      SELECT k.number FROM events e JOIN api_keys k ON k.id = substr(e.stream, 5)::uuid
+      WHERE e.position > ${after}::bigint AND e.position <= ${upTo}::bigint AND e.type = 'Updated'
+    )
+    SELECT k.id, k.organization_id, k.name, k.category, k.quota_total, k.quota_daily, k.quota_weekly, k.quota_monthly, k.requests_per_minute, k.tokens_per_minute,
+      w.total, w.day_closed + w.half_hour_count AS day, w.week_closed + w.quarter_count AS week, w.month_closed + w.quarter_count AS month,
+      w.minute_closed + w.second_count AS minute, w.token_closed + w.token_count AS tokens
+    FROM touched t JOIN api_keys k ON k.number = t.key JOIN key_windows w ON w.key = t.key
+    WHERE k.state <> 'deleted' AND (
+      10 * w.total >= k.quota_total OR 10 * (w.day_closed + w.half_hour_count) >= k.quota_daily OR 10 * (w.week_closed + w.quarter_count) >= k.quota_weekly
+      OR 10 * (w.month_closed + w.quarter_count) >= k.quota_monthly OR 10 * (w.minute_closed + w.second_count) >= k.requests_per_minute
+      OR 10 * (w.token_closed + w.token_count) >= k.tokens_per_minute)`.execute(db);
+  return rows.map(factsOf);
+}
+
+function factsOf(row: KeyRow): KeyWindowFacts {
+  const use = <Name extends string, Window extends string>(name: Name, window: Window, limit: bigint | null, used: bigint) =>
+    limit === null ? [] : [{ [name]: window, limit, used } as Record<Name, Window> & { readonly limit: bigint; readonly used: bigint }];
+  return {
+    organizationId: row.organization_id,
+    keyId: row.id,
+    name: row.name,
+    category: row.category,
+    quotas: [
+      ...use('window', 'TOTAL', row.quota_total, row.total),
+      ...use('window', 'DAILY', row.quota_daily, row.day),
+      ...use('window', 'WEEKLY', row.quota_weekly, row.week),
+      ...use('window', 'MONTHLY', row.quota_monthly, row.month),
+    ],
+    limits: [...use('unit', 'REQUESTS', row.requests_per_minute, row.minute), ...use('unit', 'TOKENS', row.tokens_per_minute, row.tokens)],
+  };
+}
+
+async function touchedOrganizations(db: Kysely<Tables>, { after, upTo }: LogPage): Promise<readonly OrganizationWindowFacts[]> {
+  const { rows } = await sql<{ id: string; used: bigint; cap: bigint }>`
+    SELECT o.id, w.minute_closed + w.second_count AS used, o.requests_per_minute AS cap
+    FROM organizations o JOIN organization_windows w ON w.organization = o.number
+    WHERE 10 * (w.minute_closed + w.second_count) >= o.requests_per_minute AND o.number IN (
+      SELECT DISTINCT u.organization FROM usage_events u WHERE u.position > ${after}::bigint AND u.position <= ${upTo}::bigint)`.execute(
+    db,
+  );
+  return rows.map(({ id, used, cap }) => ({ organizationId: id, used, limit: cap }));
+}

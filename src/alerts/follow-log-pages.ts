@@ -1,0 +1,118 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { sql, type Kysely } from 'kysely';
+
+import { inTransaction, type Database } from '../postgres/pool.ts';
+import type { Tables } from '../postgres/tables.ts';
+
+/** Positions in a page. */
+const PAGE = 20_000;
+const FIRST_RETRY_MS = 100;
+const LONGEST_RETRY_MS = 10_000;
+
+/** A stretch of the log: after is exclusive. */
+export type LogPage = { readonly after: bigint; readonly upTo: bigint };
+
+export type PageFollower = {
+  /** The log has grown, or may have. */
+  wake(): void;
+  /** Resolves when the page under way is done. */
+  stop(): Promise<void>;
+};
+
+export type PageFollowerOptions = {
+  readonly database: Database;
+  /** Whose place in the log it is, in `alert_progress`. */
+  readonly name: 'windows' | 'statistics';
+  /** The advisory lock by which one server at a time does the work. */
+  readonly leaderLock: number;
+  /** Looks at a page; the place moves on when it resolves. It may be given the same page again. */
+  readonly work: (db: Kysely<Tables>, page: LogPage) => Promise<void>;
+  /** What the work may look at: the head, or where a projection that it reads stands. Answers one row with a column `position`. */
+  readonly limit?: ReturnType<typeof sql<{ position: bigint }>>;
+  readonly pollMs: number;
+  /** The least time between two looks, so that under load each takes many events together. */
+  readonly pauseMs: number;
+  readonly onError: (error: Error) => void;
+};
+
+/**
+ * Follows the log page by page. Any number of servers run one; one of them works, the others skip until it is gone. That spares work alone: where two
+ * work on one page after all, what they raise is raised once by the alerts' own unique index.
+ */
+export function followLogPages(options: PageFollowerOptions): PageFollower {
+  const { database, pollMs, pauseMs, onError } = options;
+  const closing = new AbortController();
+  const { signal } = closing;
+  let woken = Promise.withResolvers<void>();
+
+  /** True where there is more to see at once. */
+  const look = (): Promise<boolean> =>
+    // Open while the work is done: a server that dies in the middle loses the lock with its connection.
+    inTransaction(database, async (tx) => {
+      const { rows: locked } = await sql<{
+        leads: boolean;
+      }>`SELECT pg_try_advisory_xact_lock(${options.leaderLock}::bigint) AS leads`.execute(tx);
+      if (locked[0]?.leads !== true) return false;
+      const page = await nextPage(tx, options);
+      if (page === null) return false;
+      // What it writes is committed by itself: the log's lock may not be held until this transaction ends.
+      await options.work(database.kysely, page);
+      await sql`UPDATE alert_progress SET position = ${page.upTo}::bigint WHERE name = ${options.name} AND position < ${page.upTo}::bigint`.execute(
+        tx,
+      );
+      return page.more;
+    });
+
+  async function keepLooking(): Promise<void> {
+    let retryMs = FIRST_RETRY_MS;
+    while (!signal.aborted) {
+      const wake = woken.promise;
+      const began = performance.now();
+      try {
+        if (await look()) continue;
+        retryMs = FIRST_RETRY_MS;
+      } catch (error) {
+        if (signal.aborted) return;
+        onError(error as Error);
+        await pause(retryMs * (0.5 + Math.random() / 2), signal);
+        retryMs = Math.min(LONGEST_RETRY_MS, retryMs * 2);
+        continue;
+      }
+      // A look that takes long is followed by a longer pause: alerts take a fifth of one connection's time at most.
+      await pause(Math.max(pauseMs, 4 * (performance.now() - began)), signal);
+      await wokenOrLate(wake);
+      woken = Promise.withResolvers();
+    }
+  }
+
+  async function wokenOrLate(wake: Promise<void>): Promise<void> {
+    const timer = new AbortController();
+    await Promise.race([wake, pause(pollMs, AbortSignal.any([signal, timer.signal]))]);
+    timer.abort();
+  }
+
+  const ended = keepLooking();
+  return {
+    wake: () => {
+      woken.resolve();
+    },
+    async stop() {
+      closing.abort();
+      await ended;
+    },
+  };
+}
+
+async function nextPage(db: Kysely<Tables>, { name, limit }: PageFollowerOptions): Promise<(LogPage & { readonly more: boolean }) | null> {
+  const bound = limit ?? sql`SELECT head_position() AS position`;
+  const { rows } = await sql<{ after: bigint; up_to: bigint; head: bigint }>`
+    SELECT p.position AS after, least(p.position + ${PAGE}::bigint, bound.position) AS up_to, bound.position AS head
+    FROM alert_progress p CROSS JOIN (${bound}) AS bound WHERE p.name = ${name}`.execute(db);
+  const row = rows[0];
+  if (row === undefined || row.up_to <= row.after) return null;
+  return { after: row.after, upTo: row.up_to, more: row.up_to < row.head };
+}
+
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  await sleep(ms, undefined, { signal }).catch(() => undefined);
+}

@@ -1,0 +1,103 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+
+import { encodeGlobalId } from '../../src/graphql/global-id.ts';
+import { at, listAt, textAt } from '../graphql/at.ts';
+import type { Update } from '../graphql/graphql-server.ts';
+import { done } from '../support/ledger.ts';
+import { openAlertingServer, RAISED, type AlertingServer, type Raised } from './alerting-server.ts';
+
+describe('6.1 quota thresholds', () => {
+  let server: AlertingServer;
+  beforeAll(async () => {
+    server = await openAlertingServer();
+  });
+  afterAll(() => server.close());
+
+  const verify = async (secret: string, times: number) => {
+    for (let n = 0; n < times; n++) await server.ledger.verify(secret);
+  };
+  const told = (seen: readonly Raised[]) =>
+    seen.map(({ alert }) => `${alert.severity} ${String(alert.details['window'])} ${String(alert.details['percent'])}`);
+
+  it('6.1 at 50, 80, 95 and 100 % of a quota an alert is raised without anything being set, and reaches the socket', async () => {
+    const stream = server.follow('0');
+    const { keyId, secret } = await server.ledger.newKey({ name: 'web shop', quotas: { daily: 20 } });
+    await verify(secret, 9);
+    await server.settled();
+    expect(stream.seen).toEqual([]);
+    await verify(secret, 1);
+    await stream.until(1);
+    expect(stream.seen[0]?.alert).toMatchObject({
+      kind: 'QUOTA_THRESHOLD',
+      severity: 'INFO',
+      message: 'Key "web shop" has used 50 % or more of its daily quota: 10 of 20 requests in the last 24 hours.',
+      details: { window: 'DAILY', percent: 50, used: '10', limit: '20' },
+      apiKey: { id: encodeGlobalId('ApiKey', keyId), name: 'web shop' },
+      rule: { kind: 'QUOTA_THRESHOLD', isDefault: true },
+      acknowledgedAt: null,
+    });
+    await verify(secret, 15);
+    await stream.until(4);
+    await server.settled();
+    expect(told(stream.seen)).toEqual(['INFO DAILY 50', 'WARNING DAILY 80', 'WARNING DAILY 95', 'CRITICAL DAILY 100']);
+    await stream.end();
+  });
+
+  it('6.1 each quota of a key has thresholds of its own, and a cap that is lowered below what is used raises them without a request', async () => {
+    const stream = server.follow();
+    const { keyId, secret } = await server.ledger.newKey({ quotas: { total: 1000, weekly: 1000, monthly: 10 } });
+    await verify(secret, 6);
+    await stream.until(1);
+    expect(told(stream.seen)).toEqual(['INFO MONTHLY 50']);
+    done(await server.ledger.keys.update(server.ledger.owner, { id: keyId, quotas: { total: 7, weekly: 12 } }));
+    await stream.until(4);
+    await server.settled();
+    expect(told(stream.seen).toSorted()).toEqual(['INFO MONTHLY 50', 'INFO TOTAL 50', 'INFO WEEKLY 50', 'WARNING TOTAL 80']);
+    await stream.end();
+  });
+
+  it('6.2 an alert is kept, listed for its organization and its key, and acknowledged once', async () => {
+    const { keyId, secret } = await server.ledger.newKey({ quotas: { total: 2 } });
+    await verify(secret, 2);
+    await server.settled();
+    const query = `query ($key: ID!, $after: Position) { node(id: $key) { ... on ApiKey {
+      alerts(first: 2, after: $after) { edges { cursor node { id details } } pageInfo { hasNextPage endCursor } } } } }`;
+    const key = encodeGlobalId('ApiKey', keyId);
+    const first = (await server.query(query, { key })).data;
+    expect(listAt(first, 'node.alerts.edges').map((edge) => at(edge, 'node.details.percent'))).toEqual([100, 95]);
+    const second = (await server.query(query, { key, after: textAt(first, 'node.alerts.pageInfo.endCursor') })).data;
+    expect(listAt(second, 'node.alerts.edges').map((edge) => at(edge, 'node.details.percent'))).toEqual([80, 50]);
+    expect(at(second, 'node.alerts.pageInfo.hasNextPage')).toBe(false);
+
+    const id = textAt(first, 'node.alerts.edges.0.node.id');
+    const acknowledged = await server.mutate('acknowledgeAlert', { id }, 'alert { id acknowledgedAt acknowledgedBy { id } }');
+    expect(acknowledged).toMatchObject({ alert: { id, acknowledgedBy: { id: server.ledger.owner.id } } });
+    const again = await server.mutate('acknowledgeAlert', { id }, 'alert { acknowledgedAt }');
+    expect(at(again, 'alert.acknowledgedAt')).toBe(at(acknowledged, 'alert.acknowledgedAt'));
+    const list = `query ($o: ID!, $filter: AlertFilter) { node(id: $o) { ... on Organization { alerts(first: 100, filter: $filter) { edges { node { id } } } } } }`;
+    const open = await server.query(list, {
+      o: server.organizationId,
+      filter: { acknowledged: false, apiKeyId: key, kinds: ['QUOTA_THRESHOLD'] },
+    });
+    expect(listAt(open.data, 'node.alerts.edges')).toHaveLength(3);
+    const noted = await server.query(list, { o: server.organizationId, filter: { acknowledged: true, severities: ['CRITICAL'] } });
+    expect(listAt(noted.data, 'node.alerts.edges').map((edge) => at(edge, 'node.id'))).toEqual([id]);
+  });
+
+  it('6.3 alertRaised resumes over SSE after the last position that was seen', async () => {
+    const { secret } = await server.ledger.newKey({ quotas: { total: 1 } });
+    await verify(secret, 1);
+    await server.settled();
+    const all = server.follow('0');
+    await all.until(4);
+    await server.settled();
+    const positions = all.seen.map(({ position }) => position);
+    await all.end();
+    const abort = new AbortController();
+    const stream = server.events(RAISED, { organization: server.organizationId, after: positions.at(-3) }, abort.signal);
+    const rest: string[] = [];
+    while (rest.length < 2) rest.push(textAt(((await stream.next()).value ?? {}) as Update, 'data.alertRaised.position'));
+    abort.abort();
+    expect(rest).toEqual(positions.slice(-2));
+  });
+});
