@@ -92,6 +92,7 @@ $$;
 
 -- Appends life-cycle events. The i-th event goes to stream[i] as version[i]; a version that is taken raises unique_violation on
 -- events_stream_version: the caller decided on an old state and has to load and decide again. Wakes the readers of every server at commit.
+-- An actor belongs to one organization, that of the first event: what follows from it in the histories of others is the system's, so that none learns who acts in another.
 -- p_key_operations_per_hour, where given, caps the actor's keys created and regenerated in any 60 minutes; counted under the lock, so exactly.
 -- p_read_*: what else the decision was made on, which must not have changed since: streams at a version, and a key that was not used after a position. Looked
 -- at under the lock, so that no event comes between: raises KL003, and the caller decides again.
@@ -123,7 +124,8 @@ BEGIN
     RAISE EXCEPTION 'what was decided on has changed' USING ERRCODE = 'KL003';
   END IF;
   INSERT INTO events (position, organization_id, stream, version, type, schema_version, actor, recorded_at, data)
-  SELECT reserved.first_position + e.ordinal - 1, e.organization_id, e.stream, e.version, e.type, e.schema_version, p_actor, reserved.recorded_at, e.data::json
+  SELECT reserved.first_position + e.ordinal - 1, e.organization_id, e.stream, e.version, e.type, e.schema_version,
+    CASE e.organization_id WHEN p_organization[1] THEN p_actor ELSE 'system' END, reserved.recorded_at, e.data::json
   FROM unnest(p_organization, p_stream, p_version, p_type, p_schema_version, p_data)
     WITH ORDINALITY AS e (organization_id, stream, version, type, schema_version, data, ordinal);
   first_position := reserved.first_position;

@@ -6,6 +6,7 @@ CREATE TABLE organizations (
   number     integer NOT NULL UNIQUE,
   name       text    NOT NULL,
   plan       text    NOT NULL,
+  team       boolean NOT NULL,         -- whose members' personal keys are archived while they belong to it
   requests_per_second bigint,  -- over all keys; NULL for no cap
   requests_per_minute bigint,
   created_at timestamptz NOT NULL,
@@ -17,6 +18,7 @@ CREATE TABLE members (
   organization_id uuid NOT NULL REFERENCES organizations,
   id              uuid NOT NULL,
   role            text NOT NULL CHECK (role IN ('OWNER', 'ADMIN', 'MEMBER', 'AUDITOR')),
+  person_id       uuid,             -- who it is in the histories of persons; NULL: known by the member id itself
   joined_at       timestamptz NOT NULL,
   removed_at      timestamptz,
   PRIMARY KEY (organization_id, id)

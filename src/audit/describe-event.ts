@@ -6,7 +6,7 @@ import { canonicalJson, type JsonValue } from '../lib/canonical-json.ts';
 export function describeEvent(event: LifecycleEvent, before: KeyState | null): readonly string[] {
   switch (event.type) {
     case 'OrganizationCreated':
-      return [`organization ${quoted(event.data.name)} created, on plan ${event.data.plan}`];
+      return [`${event.data.team === true ? 'team' : 'organization'} ${quoted(event.data.name)} created, on plan ${event.data.plan}`];
     case 'OrganizationRenamed':
       return [`organization renamed to ${quoted(event.data.name)}`];
     case 'PlanChanged':
@@ -22,7 +22,10 @@ export function describeEvent(event: LifecycleEvent, before: KeyState | null): r
     case 'OrganizationSettingsChanged':
       return Object.entries(event.data).map(([name, value]) => `${name}: ${shown(value)}`);
     case 'MemberAdded':
-      return [`member ${event.data.memberId} added as ${event.data.role}`];
+      return [
+        `member ${event.data.memberId} added as ${event.data.role}`,
+        ...(event.data.personId === undefined ? [] : [`known as person ${event.data.personId}`]),
+      ];
     case 'MemberRoleChanged':
       return [`member ${event.data.memberId} made ${event.data.role}`];
     case 'MemberRemoved':
@@ -58,6 +61,16 @@ export function describeEvent(event: LifecycleEvent, before: KeyState | null): r
       ];
     case 'Expired':
       return [`key expired (${event.data.expiresAt})`];
+    case 'Archived':
+      return [`key archived: its owner ${event.data.reason === 'TEAM_JOINED' ? 'joined a team' : 'left the organization'}`];
+    case 'Restored':
+      return ['key restored: its owner belongs to no team any more'];
+    case 'PersonalKeyAdded':
+      return [`key ${event.data.keyId} is personal to member ${event.data.ownerId}`];
+    case 'TeamJoined':
+      return [`member ${event.data.memberId} joined the team`];
+    case 'MembershipEnded':
+      return [`member ${event.data.memberId} left`];
     case 'Deleted':
       return [`key ${quoted(event.data.name)} deleted`];
     case 'AlertRuleSet':

@@ -124,6 +124,7 @@ function fold(
   // Alerts and their rules are told in the timeline; the state of what they watch doesn't hold them.
   if (kind === 'alert') return { event: parseEvent.alert(type, data), before: null };
   if (kind === 'alert-rule') return { event: parseEvent.alertRule(type, data), before: null };
+  if (kind === 'person') return { event: parseEvent.person(type, data), before: null };
   const event = parseEvent.organization(type, data);
   states.organization = evolveOrganization(states.organization, event);
   return { event, before: null };
@@ -133,12 +134,13 @@ function shownState(subject: ReplaySubject, { organization, keys, tokens }: Stat
   if (subject.kind === 'key') {
     const state = keys.get(streamOf.key(subject.id));
     if (state === undefined || state.kind === 'absent') return null;
-    const { keyId, type, ownerId, settings, secret, outdatedSecrets } = state;
+    const { keyId, type, ownerId, archived, settings, secret, outdatedSecrets } = state;
     return {
       keyId,
       status: keyStatus(state, at),
       type,
       ownerId,
+      archived,
       ...settings,
       masked: secret.masked,
       lookupId: secret.lookupId,
@@ -150,6 +152,7 @@ function shownState(subject: ReplaySubject, { organization, keys, tokens }: Stat
     organizationId: organization.organizationId,
     name: organization.name,
     plan: organization.plan,
+    team: organization.team,
     caps: { ...organization.caps },
     fundsMicros: organization.fundsMicros,
     settings: organization.settings,

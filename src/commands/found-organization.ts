@@ -17,11 +17,16 @@ import { requirePermission } from './authorization.ts';
 import { parseInput } from './input.ts';
 import { idempotencyKeySchema } from './key-input.ts';
 import { personEffect, personFields, titleSchema } from './person.ts';
+import { followMembers } from './personal-keys.ts';
 
 export const createOrganizationSchema = z.strictObject({
   name: titleSchema,
   ownerName: personFields.name,
   ownerEmail: personFields.email,
+  team: z
+    .boolean()
+    .nullish()
+    .transform((value) => value ?? false),
   idempotencyKey: idempotencyKeySchema,
 });
 
@@ -43,14 +48,14 @@ export async function foundOrganization(
   if (actor !== null) requirePermission(actor, 'organizations:create');
   const input = parseInput(createOrganizationSchema, raw);
   if (!input.ok) return input.refusal;
-  const { name, ownerName, ownerEmail, idempotencyKey } = input.value;
+  const { name, ownerName, ownerEmail, team, idempotencyKey } = input.value;
   const actorId = actor?.id ?? SYSTEM_ACTOR_ID;
   const secret = fixed ?? newAccessToken(randomBytes(32));
   const tokenHash = accessTokenHash(secret.reveal()).toString('hex');
   return runCommand<FoundedOrganization>(context, {
     actorId,
     operation: 'createOrganization',
-    input: { name, ownerName, ownerEmail },
+    input: { name, ownerName, ownerEmail, team },
     idempotencyKey,
     decide: async (now) => {
       const { organizationId, memberId, tokenId, number } = await newIds(context.db);
@@ -60,6 +65,7 @@ export async function foundOrganization(
         number,
         name,
         plan: 'ENTERPRISE',
+        team,
         ownerId: memberId,
       });
       if (isRefusal(founded)) return founded;
@@ -68,14 +74,17 @@ export async function foundOrganization(
       const issue = { kind: 'issue', tokenId, name: TOKEN_NAME, memberId, permissions: null, expiresAt: null, tokenHash } as const;
       const issued = decideToken(ABSENT_TOKEN, issue, now);
       if (isRefusal(issued)) return issued;
+      const personal = await followMembers(context.db, { before: ABSENT_ORGANIZATION, after: organization }, founded, now);
       return {
         streams: [
           { organizationId, stream: streamOf.organization(organizationId), version: 0, events: founded },
           { organizationId, stream: streamOf.token(tokenId), version: 0, events: issued },
+          ...personal.streams,
         ],
         effects: [
           ...writeOrganizationRows(organization, founded, founded.length),
           ...personEffect(organizationId, memberId, { name: ownerName, email: ownerEmail, oidcSubject: null }),
+          ...personal.effects,
           ...writeTokenRow(tokenId, organizationId, actorId, issued),
         ],
         result: { organizationId, memberId, tokenId },

@@ -21,6 +21,7 @@ import { newWindowRows } from '../projections/window-rows.ts';
 import { requireKeyWrite, requirePermission } from './authorization.ts';
 import { parseInput } from './input.ts';
 import { readKeyPolicy, readUse, type KeyPolicy } from './key-policy.ts';
+import { bindPersonalKey } from './personal-keys.ts';
 import { createKeySchema, deleteKeySchema, keyIdSchema, regenerateKeySchema, updateKeySchema } from './key-input.ts';
 
 export type KeyResult = { readonly keyId: string };
@@ -140,7 +141,13 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
           const command: KeyCommand = { kind: 'create', ...identity, type, ownerId, settings, secret: minted.facts, publicPermissions };
           const events = decideKey(ABSENT_KEY, command, now);
           if (isRefusal(events)) return events;
-          return { ...decided({ actorId: actor.id, organizationId, state: ABSENT_KEY, version: 0, events, minted }), ...under(policy) };
+          const decision = {
+            ...decided({ actorId: actor.id, organizationId, state: ABSENT_KEY, version: 0, events, minted }),
+            ...under(policy),
+          };
+          if (ownerId === null) return decision;
+          const bound = await bindPersonalKey(db, { organizationId, ownerId, keyId: identity.keyId });
+          return isRefusal(bound) ? bound : { ...decision, streams: [...decision.streams, bound] };
         },
       }),
     );
@@ -277,6 +284,8 @@ function verifierEffects(key: KeyIdentity, event: KeyEvent, minted: NewSecret | 
     case 'Activated':
     case 'Deactivated':
     case 'Expired':
+    case 'Archived':
+    case 'Restored':
       return [];
   }
   return event satisfies never;

@@ -13,7 +13,7 @@ import {
 } from '../domain/organization.ts';
 import { ROLES } from '../domain/permissions.ts';
 import { PLAN_NAMES } from '../domain/plan.ts';
-import { isRefusal, refusal } from '../domain/refusals.ts';
+import { isRefusal, refusal, type Refusal } from '../domain/refusals.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { Secret } from '../lib/secret.ts';
 import { isUniqueViolation, type Effect } from '../ledger/append.ts';
@@ -24,8 +24,10 @@ import { writeOrganizationRows } from '../projections/organization-row.ts';
 import { ForbiddenError, requirePermission } from './authorization.ts';
 import { parseInput } from './input.ts';
 import { foundOrganization, type FoundedOrganization } from './found-organization.ts';
+import { consentOf, createJoinCode, refuseStaleConsent, type JoinCode } from './join-consent.ts';
 import { idempotencyKeySchema } from './key-input.ts';
 import { personEffect, personFields, titleSchema } from './person.ts';
+import { followMembers } from './personal-keys.ts';
 import { settingsChanges, updateSettingsSchema } from './settings-input.ts';
 
 export type OrganizationResult = { readonly organizationId: string; readonly memberId: string | null };
@@ -48,8 +50,19 @@ export const changePlanSchema = z.strictObject({
     .transform((value) => value ?? null),
   idempotencyKey: idempotencyKeySchema,
 });
-export const addMemberSchema = z.strictObject({ organizationId: uuid, role, ...personFields, idempotencyKey: idempotencyKeySchema });
+export const addMemberSchema = z.strictObject({
+  organizationId: uuid,
+  role,
+  ...personFields,
+  joinCode: z
+    .string()
+    .max(500)
+    .nullish()
+    .transform((value) => value ?? null),
+  idempotencyKey: idempotencyKeySchema,
+});
 export const changeMemberRoleSchema = z.strictObject({ id: uuid, role, idempotencyKey: idempotencyKeySchema });
+export const leaveOrganizationSchema = z.strictObject({ idempotencyKey: idempotencyKeySchema });
 export const removeMemberSchema = z.strictObject({ id: uuid, idempotencyKey: idempotencyKeySchema });
 
 /** The mutations of organizations and members. Each takes the input as it came, authorizes, parses, and answers an {@link Outcome}. */
@@ -63,6 +76,9 @@ export type OrganizationCommands = {
   addMember(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
   changeMemberRole(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
   removeMember(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
+  /** The caller's own membership ends. */
+  leave(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
+  createJoinCode(actor: Actor, input: unknown): Promise<JoinCode | Refusal>;
 };
 
 const FOLD = { initial: ABSENT_ORGANIZATION, parse: parseEvent.organization, evolve: evolveOrganization };
@@ -82,21 +98,25 @@ export function createOrganizationCommands(context: CommandContext): Organizatio
     command: OrganizationCommand,
     memberId: string | null,
     people: readonly Effect[] = [],
+    refuse: (now: Date) => Promise<Refusal | null> = () => Promise.resolve(null),
   ): Promise<Outcome<OrganizationResult>> {
     try {
       return await runCommand<OrganizationResult>(context, {
         actorId: actor?.id ?? SYSTEM_ACTOR_ID,
         ...request,
-        decide: async () => {
+        decide: async (now) => {
           const { state, version } = await loadOrganization(db, organizationId);
           if (actor !== null) guardOwnership(actor, state, command);
+          const refused = await refuse(now);
+          if (refused !== null) return refused;
           const events = decideOrganization(state, command);
           if (isRefusal(events)) return events;
           const next = events.reduce(evolveOrganization, state);
           if (next.kind === 'absent') throw new Error('A decided organization command left no organization.');
+          const personal = await followMembers(db, { before: state, after: next }, events, now);
           return {
-            streams: [{ organizationId, stream: streamOf.organization(organizationId), version, events }],
-            effects: [...writeOrganizationRows(next, events, version + events.length), ...people],
+            streams: [{ organizationId, stream: streamOf.organization(organizationId), version, events }, ...personal.streams],
+            effects: [...writeOrganizationRows(next, events, version + events.length), ...people, ...personal.effects],
             result: { organizationId, memberId },
           };
         },
@@ -150,17 +170,20 @@ export function createOrganizationCommands(context: CommandContext): Organizatio
       requirePermission(actor, 'members:write');
       const input = parseInput(addMemberSchema, raw);
       if (!input.ok) return input.refusal;
-      const { organizationId, role: newRole, idempotencyKey, ...person } = input.value;
+      const { organizationId, role: newRole, joinCode, idempotencyKey, ...person } = input.value;
       if (organizationId !== actor.organizationId) return refusal('NOT_FOUND', 'There is no such organization', 'organizationId');
+      const consent = joinCode === null ? null : consentOf(context, joinCode, organizationId);
+      if (isRefusal(consent)) return consent;
       const memberId = await newMemberId(db);
-      const request = { operation: 'addMember', input: { organizationId, role: newRole, ...person }, idempotencyKey };
+      const request = { operation: 'addMember', input: { organizationId, role: newRole, joinCode, ...person }, idempotencyKey };
       return change(
         actor,
         organizationId,
         request,
-        { kind: 'add-member', memberId, role: newRole },
+        { kind: 'add-member', memberId, role: newRole, personId: consent?.personId ?? null },
         memberId,
         personEffect(organizationId, memberId, person),
+        consent === null ? undefined : (now) => refuseStaleConsent(context, consent, now),
       );
     },
     async changeMemberRole(actor, raw) {
@@ -176,26 +199,33 @@ export function createOrganizationCommands(context: CommandContext): Organizatio
       const input = parseInput(removeMemberSchema, raw);
       if (!input.ok) return input.refusal;
       const { id, idempotencyKey } = input.value;
-      // Who leaves is forgotten: the log keeps the id alone.
-      const forget = {
-        name: 'forgotten_person',
-        statement: sql`DELETE FROM people USING appended WHERE organization_id = ${actor.organizationId}::uuid AND member_id = ${id}::uuid`,
-      };
-      return change(
-        actor,
-        actor.organizationId,
-        { operation: 'removeMember', input: { id }, idempotencyKey },
-        { kind: 'remove-member', memberId: id },
-        id,
-        [forget],
-      );
+      const request = { operation: 'removeMember', input: { id }, idempotencyKey };
+      return change(actor, actor.organizationId, request, { kind: 'remove-member', memberId: id }, id, [forgetPerson(actor, id)]);
     },
+    async leave(actor, raw) {
+      requirePermission(actor, 'membership:own');
+      const input = parseInput(leaveOrganizationSchema, raw);
+      if (!input.ok) return input.refusal;
+      if (actor.kind !== 'member') return refusal('INVALID_INPUT', 'A service is no member: revoke its token instead');
+      const { organizationId, memberId } = actor;
+      const request = { operation: 'leaveOrganization', input: { organizationId }, idempotencyKey: input.value.idempotencyKey };
+      return change(actor, organizationId, request, { kind: 'remove-member', memberId }, memberId, [forgetPerson(actor, memberId)]);
+    },
+    createJoinCode: (actor, raw) => createJoinCode(context, actor, raw),
   };
+}
+
+/** Who leaves is forgotten: the log keeps the id alone. */
+function forgetPerson({ organizationId }: Actor, memberId: string): Effect {
+  const statement = sql`DELETE FROM people USING appended WHERE organization_id = ${organizationId}::uuid AND member_id = ${memberId}::uuid`;
+  return { name: 'forgotten_person', statement };
 }
 
 /** Only an owner makes, changes or removes owners: an admin could otherwise take the organization over. */
 function guardOwnership(actor: Actor, state: OrganizationState, command: OrganizationCommand): void {
   if (actor.kind === 'member' && actor.role === 'OWNER') return;
+  // Whose own membership ends takes nothing over, and that an owner remains is the organization's own rule.
+  if (command.kind === 'remove-member' && actor.kind === 'member' && command.memberId === actor.memberId) return;
   const touchesOwner =
     ('role' in command && command.role === 'OWNER') ||
     ('memberId' in command && state.kind === 'organization' && state.members.get(command.memberId) === 'OWNER');

@@ -1,5 +1,6 @@
 import type { KeyEvent, KeySettings } from './event.ts';
 import type { KeyType } from './key-format.ts';
+import type { ArchiveReason } from './person.ts';
 import { refusal, type Refusal } from './refusals.ts';
 
 /** A secret as the domain knows it: what finds it and what it looks like, never what it is. */
@@ -12,6 +13,8 @@ export type LiveKey = {
   readonly number: number;
   readonly type: KeyType;
   readonly ownerId: string | null;
+  /** A personal key is, while its owner belongs to a team and once they have left: refused as inactive, whatever `kind` says. */
+  readonly archived: boolean;
   readonly settings: KeySettings;
   readonly secret: SecretFacts;
   /** Secrets before the current one that still work, or did, until their moment. */
@@ -40,6 +43,8 @@ export type KeyCommand =
   | { readonly kind: 'deactivate' }
   | { readonly kind: 'regenerate'; readonly secret: SecretFacts; readonly overlapUntil: Date | null }
   | { readonly kind: 'expire' }
+  | { readonly kind: 'archive'; readonly reason: ArchiveReason }
+  | { readonly kind: 'restore' }
   /** `refuseUsed`: the organization deletes only keys that were never used, and this one was. */
   | { readonly kind: 'delete'; readonly confirmName: string; readonly refuseUsed?: boolean };
 
@@ -49,12 +54,15 @@ export const ABSENT_KEY: KeyState = { kind: 'absent' };
 export function keyStatus(state: Exclude<KeyState, { kind: 'absent' }>, now: Date): KeyStatus {
   if (state.kind === 'deleted') return 'DELETED';
   if (hasExpired(state.settings, now)) return 'EXPIRED';
-  return state.kind === 'active' ? 'ACTIVE' : 'INACTIVE';
+  return state.kind === 'active' && !state.archived ? 'ACTIVE' : 'INACTIVE';
 }
 
 function hasExpired(settings: KeySettings, now: Date): boolean {
   return settings.expiresAt !== null && Date.parse(settings.expiresAt) <= now.getTime();
 }
+
+/** What follows from something else than a wish for the key; it has no effect on a deleted one. */
+const FOLLOWING: ReadonlySet<KeyCommand['kind']> = new Set(['expire', 'archive', 'restore']);
 
 /** Decides a command: the events that follow, none where the key already is as asked, or a refusal. */
 export function decideKey(state: KeyState, command: KeyCommand, now: Date): readonly KeyEvent[] | Refusal {
@@ -68,12 +76,13 @@ export function decideKey(state: KeyState, command: KeyCommand, now: Date): read
     return [{ type: 'KeyCreated', data: { ...identity, ...settings, ...secret } }];
   }
   if (state.kind === 'absent') return refusal('NOT_FOUND', 'There is no such key in your organization', 'id');
-  if (state.kind === 'deleted') return command.kind === 'expire' ? [] : refusal('KEY_DELETED', undefined, 'id');
+  if (state.kind === 'deleted') return FOLLOWING.has(command.kind) ? [] : refusal('KEY_DELETED', undefined, 'id');
   switch (command.kind) {
     case 'update':
       return decideUpdate(state, command.changes, command.publicPermissions ?? null, now);
     case 'activate':
       if (hasExpired(state.settings, now)) return refusal('KEY_EXPIRED');
+      if (state.archived) return refusal('KEY_ARCHIVED', undefined, 'id');
       return state.kind === 'active' ? [] : [{ type: 'Activated', data: {} }];
     case 'deactivate':
       return state.kind === 'inactive' ? [] : [{ type: 'Deactivated', data: {} }];
@@ -90,6 +99,10 @@ export function decideKey(state: KeyState, command: KeyCommand, now: Date): read
     case 'expire':
       if (!hasExpired(state.settings, now) || state.settings.expiresAt === null || state.expiredFor === state.settings.expiresAt) return [];
       return [{ type: 'Expired', data: { expiresAt: state.settings.expiresAt } }];
+    case 'archive':
+      return state.archived ? [] : [{ type: 'Archived', data: { reason: command.reason } }];
+    case 'restore':
+      return state.archived ? [{ type: 'Restored', data: {} }] : [];
     case 'delete':
       if (command.confirmName !== state.settings.name) return refusal('CONFIRMATION_MISMATCH', undefined, 'confirmName');
       if (command.refuseUsed === true) return refusal('KEY_WAS_USED', undefined, 'id');
@@ -136,6 +149,7 @@ export function evolveKey(state: KeyState, event: KeyEvent): KeyState {
       number,
       type,
       ownerId,
+      archived: false,
       settings,
       secret: { lookupId, masked, verifierFingerprint },
       outdatedSecrets: [],
@@ -159,6 +173,10 @@ export function evolveKey(state: KeyState, event: KeyEvent): KeyState {
     }
     case 'Expired':
       return { ...state, expiredFor: event.data.expiresAt };
+    case 'Archived':
+      return { ...state, archived: true };
+    case 'Restored':
+      return { ...state, archived: false };
     case 'Deleted':
       return { ...state, kind: 'deleted', outdatedSecrets: [] };
   }

@@ -54,10 +54,30 @@ const keyEvents = {
   }),
   Expired: z.object({ expiresAt: moment }),
   Deleted: z.object({ name: z.string() }),
+  Archived: z
+    .object({ reason: z.enum(['TEAM_JOINED', 'OWNER_LEFT']) })
+    .describe('a personal key that is refused as inactive while its owner belongs to a team, or since they left the organization'),
+  Restored: z.object({}).describe('its owner belongs to no team any more'),
+};
+
+/** Of a person, each recorded for the organization that it happened in. */
+const personEvents = {
+  PersonalKeyAdded: z.object({ keyId: uuid, ownerId: uuid.describe('the member who owns it') }),
+  TeamJoined: z.object({ memberId: uuid.describe('what the person is called in the team') }),
+  MembershipEnded: z.object({ memberId: uuid }),
 };
 
 const organizationEvents = {
-  OrganizationCreated: z.object({ organizationId: uuid, number: z.int().positive(), name: z.string(), plan: z.string() }),
+  OrganizationCreated: z.object({
+    organizationId: uuid,
+    number: z.int().positive(),
+    name: z.string(),
+    plan: z.string(),
+    team: z
+      .boolean()
+      .optional()
+      .describe('whoever joins it works with its keys: their personal keys, wherever they are, are archived meanwhile'),
+  }),
   OrganizationRenamed: z.object({ name: z.string() }),
   PlanChanged: z.object({
     plan: z.string(),
@@ -67,7 +87,11 @@ const organizationEvents = {
   BalanceEnabled: z.object({}).describe('from here on usage is charged, and keys pass only while funds last'),
   FundsAdded: z.object({ micros: z.int().positive().describe('millionths of the currency') }),
   OrganizationSettingsChanged: organizationSettingsSchema.partial().describe('the settings that changed, with their new values'),
-  MemberAdded: z.object({ memberId: uuid, role: z.enum(ROLES) }),
+  MemberAdded: z.object({
+    memberId: uuid,
+    role: z.enum(ROLES),
+    personId: uuid.optional().describe('who the member is in the histories of persons; the member id itself where it is left out'),
+  }),
   MemberRoleChanged: z.object({ memberId: uuid, role: z.enum(ROLES) }),
   MemberRemoved: z.object({ memberId: uuid }),
 };
@@ -109,8 +133,17 @@ const usageEvents = { UsageRecorded: z.object(usageFields), UsageSettled: z.obje
 export const KEY_EVENT_SCHEMAS = keyEvents;
 export const ORGANIZATION_EVENT_SCHEMAS = organizationEvents;
 export const TOKEN_EVENT_SCHEMAS = tokenEvents;
+export const PERSON_EVENT_SCHEMAS = personEvents;
 /** The schema of each event type's `data`. */
-export const EVENT_SCHEMAS = { ...organizationEvents, ...tokenEvents, ...keyEvents, ...alertRuleEvents, ...alertEvents, ...usageEvents };
+export const EVENT_SCHEMAS = {
+  ...organizationEvents,
+  ...tokenEvents,
+  ...personEvents,
+  ...keyEvents,
+  ...alertRuleEvents,
+  ...alertEvents,
+  ...usageEvents,
+};
 
 type EventsOf<Schemas extends Readonly<Record<string, z.ZodType>>> = {
   [Type in keyof Schemas & string]: { readonly type: Type; readonly data: Readonly<z.infer<Schemas[Type]>> };
@@ -121,8 +154,9 @@ export type OrganizationEvent = EventsOf<typeof organizationEvents>;
 export type TokenEvent = EventsOf<typeof tokenEvents>;
 export type AlertRuleEvent = EventsOf<typeof alertRuleEvents>;
 export type AlertEvent = EventsOf<typeof alertEvents>;
+export type PersonEvent = EventsOf<typeof personEvents>;
 /** What a decider can produce; usage events are appended by admission. */
-export type LifecycleEvent = KeyEvent | OrganizationEvent | TokenEvent | AlertRuleEvent | AlertEvent;
+export type LifecycleEvent = KeyEvent | OrganizationEvent | TokenEvent | PersonEvent | AlertRuleEvent | AlertEvent;
 export type EventType = keyof typeof EVENT_SCHEMAS;
 export const EVENT_TYPES = Object.keys(EVENT_SCHEMAS) as readonly EventType[];
 
@@ -144,6 +178,7 @@ export const streamOf = {
   key: (id: string): string => `key:${id}`,
   alertRule: (id: string): string => `alert-rule:${id}`,
   alert: (id: string): string => `alert:${id}`,
+  person: (id: string): string => `person:${id}`,
 } as const;
 
 function parseWith<Event extends LifecycleEvent>(schemas: Readonly<Record<string, z.ZodType>>, type: string, data: unknown): Event {
@@ -164,4 +199,5 @@ export const parseEvent = {
   token: (type: string, data: unknown): TokenEvent => parseWith(tokenEvents, type, data),
   alertRule: (type: string, data: unknown): AlertRuleEvent => parseWith(alertRuleEvents, type, data),
   alert: (type: string, data: unknown): AlertEvent => parseWith(alertEvents, type, data),
+  person: (type: string, data: unknown): PersonEvent => parseWith(personEvents, type, data),
 } as const;

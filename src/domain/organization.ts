@@ -17,8 +17,12 @@ export type OrganizationState =
       /** All that was ever added, in millionths; what is left of it also depends on usage. Null: it keeps no balance. */
       readonly fundsMicros: number | null;
       readonly settings: OrganizationSettings;
+      /** Whoever joins it has their personal keys archived while they belong to it. */
+      readonly team: boolean;
       /** Role by member id; removed members are not in it. */
       readonly members: ReadonlyMap<string, Role>;
+      /** Who a member is, by member id, where that was first known by another membership; removed members are not in it. */
+      readonly persons: ReadonlyMap<string, string>;
     };
 
 export type OrganizationCommand =
@@ -28,6 +32,7 @@ export type OrganizationCommand =
       readonly number: number;
       readonly name: string;
       readonly plan: string;
+      readonly team?: boolean;
       readonly ownerId: string;
     }
   | { readonly kind: 'rename'; readonly name: string }
@@ -36,7 +41,7 @@ export type OrganizationCommand =
   | { readonly kind: 'enable-balance'; readonly fundsMicros: number | null }
   | { readonly kind: 'add-funds'; readonly micros: number }
   | { readonly kind: 'change-settings'; readonly changes: SettingsChanges }
-  | { readonly kind: 'add-member'; readonly memberId: string; readonly role: Role }
+  | { readonly kind: 'add-member'; readonly memberId: string; readonly role: Role; readonly personId?: string | null }
   | { readonly kind: 'change-role'; readonly memberId: string; readonly role: Role }
   | { readonly kind: 'remove-member'; readonly memberId: string };
 
@@ -47,9 +52,9 @@ export function decideOrganization(state: OrganizationState, command: Organizati
   if (command.kind === 'create') {
     if (state.kind !== 'absent')
       throw new Error(`Organization ${command.organizationId} exists already: ids of new organizations must be new.`);
-    const { kind: _, ownerId, ...facts } = command;
+    const { kind: _, ownerId, team, ...facts } = command;
     return [
-      { type: 'OrganizationCreated', data: facts },
+      { type: 'OrganizationCreated', data: { ...facts, ...(team === true ? { team } : {}) } },
       { type: 'MemberAdded', data: { memberId: ownerId, role: 'OWNER' } },
     ];
   }
@@ -69,7 +74,7 @@ export function decideOrganization(state: OrganizationState, command: Organizati
     }
     case 'add-member':
       if (state.members.has(command.memberId)) return refusal('ALREADY_MEMBER', undefined, 'memberId');
-      return [{ type: 'MemberAdded', data: { memberId: command.memberId, role: command.role } }];
+      return decideJoining(state, command.memberId, command.role, command.personId ?? null);
     case 'change-role': {
       const role = state.members.get(command.memberId);
       if (role === undefined) return memberNotFound();
@@ -115,6 +120,17 @@ function decideFunds(has: number | null, micros: number, field: string): readonl
   return [{ type: 'FundsAdded', data: { micros } }];
 }
 
+function decideJoining(
+  state: { readonly members: ReadonlyMap<string, Role>; readonly persons: ReadonlyMap<string, string> },
+  memberId: string,
+  role: Role,
+  personId: string | null,
+): readonly OrganizationEvent[] | Refusal {
+  if (personId === null) return [{ type: 'MemberAdded', data: { memberId, role } }];
+  const known = state.members.has(personId) || [...state.persons.values()].includes(personId);
+  return known ? refusal('ALREADY_MEMBER', undefined, 'joinCode') : [{ type: 'MemberAdded', data: { memberId, role, personId } }];
+}
+
 function memberNotFound(): Refusal {
   return refusal('NOT_FOUND', 'There is no such member in your organization', 'id');
 }
@@ -132,7 +148,9 @@ export function evolveOrganization(state: OrganizationState, event: Organization
       caps: { requestsPerSecond: null, requestsPerMinute: null },
       settings: DEFAULT_SETTINGS,
       fundsMicros: null,
+      team: event.data.team === true,
       members: new Map(),
+      persons: new Map(),
     };
   }
   if (state.kind === 'absent') throw new Error(`The log is damaged: ${event.type} before OrganizationCreated.`);
@@ -149,13 +167,19 @@ export function evolveOrganization(state: OrganizationState, event: Organization
       return { ...state, fundsMicros: (state.fundsMicros ?? 0) + event.data.micros };
     case 'OrganizationSettingsChanged':
       return { ...state, settings: { ...state.settings, ...withoutUndefined(event.data) } };
-    case 'MemberAdded':
+    case 'MemberAdded': {
+      const { memberId, role, personId } = event.data;
+      const persons = personId === undefined ? state.persons : new Map(state.persons).set(memberId, personId);
+      return { ...state, members: new Map(state.members).set(memberId, role), persons };
+    }
     case 'MemberRoleChanged':
       return { ...state, members: new Map(state.members).set(event.data.memberId, event.data.role) };
     case 'MemberRemoved': {
       const members = new Map(state.members);
       members.delete(event.data.memberId);
-      return { ...state, members };
+      const persons = new Map(state.persons);
+      persons.delete(event.data.memberId);
+      return { ...state, members, persons };
     }
   }
   return event satisfies never;

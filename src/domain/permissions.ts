@@ -14,6 +14,7 @@ export const PERMISSIONS = {
   'balance:write': 'give any organization a prepaid balance and add funds (no role carries it: it is given to a token by name)',
   'members:read': 'list the members and their roles',
   'members:write': 'add and remove members and change their roles',
+  'membership:own': 'agree to join another organization, and leave this one',
   'tokens:read': 'list access tokens, without their secrets',
   'tokens:write': 'issue and revoke access tokens',
   'keys:read': 'see keys, masked',
@@ -54,7 +55,7 @@ const READ_EVERYTHING: readonly Permission[] = [
 const ROLE_PERMISSIONS: Readonly<Record<Role, readonly Permission[]>> = {
   OWNER: ALL_PERMISSIONS.filter((permission) => !isOperatorPermission(permission)),
   ADMIN: ALL_PERMISSIONS.filter((permission) => !isOperatorPermission(permission) && permission !== 'organization:write'),
-  MEMBER: ['organization:read', 'members:read', 'keys:read', 'keys:write:personal', 'usage:read', 'alerts:read'],
+  MEMBER: ['organization:read', 'members:read', 'keys:read', 'keys:write:personal', 'membership:own', 'usage:read', 'alerts:read'],
   AUDITOR: READ_EVERYTHING,
 };
 

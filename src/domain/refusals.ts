@@ -33,6 +33,8 @@ export const MUTATION_REFUSALS = {
   PERMISSION_NOT_PUBLIC: 'Your organization does not allow PUBLIC keys to carry this permission',
   KEY_DELETED: 'The key was deleted, which is permanent',
   INSUFFICIENT_BALANCE: 'The prepaid balance of your organization is used up; add funds before you create keys',
+  KEY_ARCHIVED:
+    'Personal keys are archived while their owner belongs to a team, and stay so once they left; use a key of the team, or leave it first',
   LAST_OWNER: 'An organization keeps at least one owner; make another member an owner first',
   ALREADY_MEMBER: 'This person is a member already',
   IDEMPOTENCY_CONFLICT: 'This idempotency key was used with another input; use a new one for a new request',

@@ -91,7 +91,9 @@ export function addApiKey(
         authScopes: { permission: 'members:read' },
         resolve: (key) => (key.owner_id === null ? null : `${key.organization_id}:${key.owner_id}`),
       }),
-      archived: t.exposeBoolean('archived'),
+      archived: t.exposeBoolean('archived', {
+        description: 'A personal key is while its owner belongs to a team, and once they have left. It is refused as inactive.',
+      }),
       profile: t.field({ type: profile, nullable: true, resolve: () => null }),
       metadata: t.field({ type: 'JSON', resolve: (key) => key.metadata }),
       ipAllowlist: t.stringList({ description: 'CIDR ranges; empty: any address.', resolve: (key) => [...key.ip_allowlist] }),
@@ -173,6 +175,7 @@ function addPastKey(builder: Builder, enums: Enums) {
       status: t.field({ type: enums.keyStatus, resolve: ({ status }) => status }),
       category: t.string({ resolve: (key) => setting(key, 'category') }),
       masked: t.string({ resolve: ({ state }) => state.secret.masked }),
+      archived: t.boolean({ resolve: ({ state }) => state.archived }),
       permissions: t.stringList({ resolve: (key) => [...setting(key, 'permissions')] }),
       expiresAt: t.field({ type: 'DateTime', nullable: true, resolve: (key) => asDate(setting(key, 'expiresAt')) }),
       metadata: t.field({ type: 'JSON', resolve: (key) => setting(key, 'metadata') }),

@@ -15,7 +15,7 @@ export function addEnums(builder: Builder) {
       values: ['PUBLIC', 'SECRET', 'TEST'] as const,
     }),
     keyStatus: builder.enumType('ApiKeyStatus', {
-      description: 'EXPIRED from `expiresAt` itself on.',
+      description: 'EXPIRED from `expiresAt` itself on. INACTIVE is also what is archived.',
       values: ['ACTIVE', 'INACTIVE', 'EXPIRED', 'DELETED'] as const,
     }),
     keyOrderField: builder.enumType('ApiKeyOrderField', {

@@ -14,6 +14,8 @@ type FilterInput = {
   readonly type?: KeyType | null | undefined;
   readonly category?: string | null | undefined;
   readonly ownerId?: string | null | undefined;
+  readonly personal?: boolean | null | undefined;
+  readonly archived?: boolean | null | undefined;
   readonly search?: string | null | undefined;
   readonly unusedForDays?: number | null | undefined;
   readonly includeDeleted?: boolean | null | undefined;
@@ -47,6 +49,8 @@ export function addKeyList(builder: Builder, enums: Enums, types: TypeRefs) {
       type: t.field({ type: enums.keyType }),
       category: t.string(),
       ownerId: t.id({ description: 'A member whose personal keys are wanted.' }),
+      personal: t.boolean({ description: 'Personal keys alone, or team keys alone.' }),
+      archived: t.boolean(),
       search: t.string({ description: 'A part of the name; case does not matter.' }),
       unusedForDays: t.int({ description: 'Last used, or created and never used, so many days ago or more.' }),
       includeDeleted: t.boolean({ description: 'Deleted keys are left out otherwise.' }),

@@ -39,6 +39,8 @@ export type KeyFilter = {
   readonly category?: string | null | undefined;
   /** A member's uuid. */
   readonly ownerId?: string | null | undefined;
+  readonly personal?: boolean | null | undefined;
+  readonly archived?: boolean | null | undefined;
   readonly search?: string | null | undefined;
   readonly unusedForDays?: number | null | undefined;
   readonly includeDeleted?: boolean | null | undefined;
@@ -48,7 +50,7 @@ export type KeyOrder = { readonly field: 'CREATED_AT' | 'NAME' | 'LAST_USED_AT' 
 const COLUMNS = sql`
   k.id, k.number, k.organization_id, k.name, k.type, k.category, k.permissions, k.expires_at, k.profile_id, k.metadata, k.ip_allowlist::text[] AS ip_allowlist, k.allowed_origins,
   k.owner_id, k.archived, k.rotate_every_days, k.masked, k.created_at, k.created_by,
-  CASE WHEN k.state = 'deleted' THEN 'DELETED' WHEN k.expires_at <= statement_timestamp() THEN 'EXPIRED' ELSE upper(k.state) END AS status`;
+  CASE WHEN k.state = 'deleted' THEN 'DELETED' WHEN k.expires_at <= statement_timestamp() THEN 'EXPIRED' WHEN k.archived THEN 'INACTIVE' ELSE upper(k.state) END AS status`;
 
 /** Whether a caller sees every key of its organization, personal keys of others included. */
 export function seesAllKeys(actor: Actor): boolean {
@@ -135,6 +137,8 @@ function matching(filter: KeyFilter): RawBuilder<unknown> {
   if (filter.type != null) conditions.push(sql`k.type = ${filter.type}`);
   if (filter.category != null) conditions.push(sql`k.category = ${filter.category}`);
   if (filter.ownerId != null) conditions.push(sql`k.owner_id = ${filter.ownerId}::uuid`);
+  if (filter.personal != null) conditions.push(filter.personal ? sql`k.owner_id IS NOT NULL` : sql`k.owner_id IS NULL`);
+  if (filter.archived != null) conditions.push(sql`k.archived = ${filter.archived}`);
   if (filter.search != null) conditions.push(sql`k.name_folded LIKE ${`%${escapeLike(foldName(filter.search))}%`}`);
   if (filter.unusedForDays != null) {
     const days = filter.unusedForDays;
@@ -152,9 +156,9 @@ function hasStatus(status: KeyStatus): RawBuilder<unknown> {
     case 'EXPIRED':
       return sql`k.state <> 'deleted' AND ${expired}`;
     case 'ACTIVE':
-      return sql`k.state = 'active' AND NOT (${expired})`;
+      return sql`k.state = 'active' AND NOT k.archived AND NOT (${expired})`;
     case 'INACTIVE':
-      return sql`k.state = 'inactive' AND NOT (${expired})`;
+      return sql`(k.state = 'inactive' OR k.state = 'active' AND k.archived) AND NOT (${expired})`;
   }
   return status satisfies never;
 }

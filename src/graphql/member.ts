@@ -1,3 +1,4 @@
+import type { JoinCode } from '../commands/join-consent.ts';
 import type { OrganizationResult } from '../commands/organization-commands.ts';
 import type { Done } from '../ledger/run-command.ts';
 import type { Builder } from './builder.ts';
@@ -30,6 +31,10 @@ export function addMember(builder: Builder, enums: Enums, types: TypeRefs, refus
       name: t.string(),
       email: t.string(),
       oidcSubject: t.string({ description: 'The `sub` by which the OIDC provider knows the person.' }),
+      joinCode: t.string({
+        description:
+          'From `createJoinCode`, by who is a member elsewhere: makes them known as the same person. Nobody else can say that they are.',
+      }),
     }),
     ids: { organizationId: 'Organization' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'ALREADY_MEMBER', 'IDEMPOTENCY_CONFLICT'],
@@ -74,5 +79,30 @@ export function addMember(builder: Builder, enums: Enums, types: TypeRefs, refus
       removedId: t.id({ resolve: ({ result }) => encodeGlobalId('Member', `${result.organizationId}:${result.memberId}`) }),
     }),
     run: (actor, input, { deps }) => deps.organizations.removeMember(actor, input),
+  });
+  addMutation<MemberDone>(builder, refusals, {
+    name: 'leaveOrganization',
+    description: 'Ends your own membership of this organization, as `removeMember` would. The last owner stays.',
+    permissions: ['membership:own'],
+    input: () => ({}),
+    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'LAST_OWNER', 'IDEMPOTENCY_CONFLICT'],
+    payload: (t) => ({ position: t.field({ type: 'Position', resolve: (done) => done.position }) }),
+    run: (actor, input, { deps }) => deps.organizations.leave(actor, input),
+  });
+  addMutation<JoinCode>(builder, refusals, {
+    name: 'createJoinCode',
+    description:
+      'Your word that you join another organization, for whoever adds you there: only so you are known there as the same person. Good for an hour, and once.',
+    permissions: ['membership:own'],
+    idempotent: false,
+    input: (t) => ({ organizationId: t.id({ required: true, description: 'The organization that you want to join.' }) }),
+    ids: { organizationId: 'Organization' },
+    refusals: ['INVALID_INPUT'],
+    payload: (t) => ({
+      position: t.field({ type: 'Position', resolve: (made) => made.position }),
+      joinCode: t.string({ resolve: (made) => made.code.reveal() }),
+      expiresAt: t.field({ type: 'DateTime', resolve: (made) => made.expiresAt }),
+    }),
+    run: (actor, input, { deps }) => deps.organizations.createJoinCode(actor, input),
   });
 }

@@ -15,7 +15,14 @@ export function addOrganizationMutations(builder: Builder, types: TypeRefs, refu
     description:
       'A further organization with its first owner, and the token with which that owner gets in. No role may do this: a token is given `organizations:create` by name.',
     permissions: ['organizations:create'],
-    input: (t) => ({ name: t.string({ required: true }), ownerName: t.string(), ownerEmail: t.string() }),
+    input: (t) => ({
+      name: t.string({ required: true }),
+      ownerName: t.string(),
+      ownerEmail: t.string(),
+      team: t.boolean({
+        description: 'Whoever joins it works with its keys: their personal keys, in whatever organization, are archived until they leave.',
+      }),
+    }),
     refusals: ['INVALID_INPUT', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
       position: t.field({ type: 'Position', resolve: (done) => done.position }),

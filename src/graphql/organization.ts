@@ -42,6 +42,7 @@ export function addOrganization(
     fields: (t) => ({
       name: t.exposeString('name'),
       plan: t.exposeString('plan'),
+      team: t.exposeBoolean('team', { description: 'Personal keys of its members are archived while they belong to it.' }),
       createdAt: t.field({ type: 'DateTime', resolve: (organization) => organization.created_at }),
       settings: t.field({ type: settings, authScopes: { permission: 'organization:read' }, resolve: (organization) => organization }),
       members: t.field({

@@ -15,6 +15,7 @@ const ORGANIZATION_COLUMNS = [
   'id',
   'name',
   'plan',
+  'team',
   'created_at',
   'deletion_policy',
   'quota_status',

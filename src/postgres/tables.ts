@@ -59,6 +59,7 @@ export interface OrganizationsTable {
   readonly number: number;
   readonly name: string;
   readonly plan: string;
+  readonly team: boolean;
   readonly requests_per_second: bigint | null;
   readonly requests_per_minute: bigint | null;
   readonly deletion_policy: 'ANY_KEY' | 'UNUSED_KEYS';
@@ -76,6 +77,7 @@ export interface MembersTable {
   readonly organization_id: string;
   readonly id: string;
   readonly role: 'OWNER' | 'ADMIN' | 'MEMBER' | 'AUDITOR';
+  readonly person_id: string | null;
   readonly joined_at: Timestamp;
   readonly removed_at: NullableTimestamp;
 }

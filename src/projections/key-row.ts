@@ -41,6 +41,7 @@ export function keyRow(state: ExistingKey) {
     ip_allowlist: [...settings.ipAllowlist],
     allowed_origins: [...settings.allowedOrigins],
     owner_id: state.ownerId,
+    archived: state.archived,
     quota_total: settings.quotas.total,
     quota_daily: settings.quotas.daily,
     quota_weekly: settings.quotas.weekly,

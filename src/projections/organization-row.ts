@@ -8,13 +8,14 @@ import { writeBalance } from './balance-row.ts';
 type Existing = Exclude<OrganizationState, { kind: 'absent' }>;
 
 /** The row of `organizations` that a state folds to, without what only the envelope of its events knows. Also what `keyledger check` compares. */
-export function organizationRow({ organizationId, number, name, plan, caps, settings }: Existing) {
+export function organizationRow({ organizationId, number, name, plan, team, caps, settings }: Existing) {
   const { alertDefaults, publicKeyPermissions } = settings;
   return {
     id: organizationId,
     number,
     name,
     plan,
+    team,
     requests_per_second: caps.requestsPerSecond,
     requests_per_minute: caps.requestsPerMinute,
     deletion_policy: settings.deletionPolicy,
@@ -31,9 +32,9 @@ export function organizationRow({ organizationId, number, name, plan, caps, sett
 export function writeOrganizationRows(state: Existing, events: readonly OrganizationEvent[], version: number): readonly Effect[] {
   const row = organizationRow(state);
   const organization = sql`
-    INSERT INTO organizations (id, number, name, plan, requests_per_second, requests_per_minute, deletion_policy, quota_status, public_key_permissions,
+    INSERT INTO organizations (id, number, name, plan, team, requests_per_second, requests_per_minute, deletion_policy, quota_status, public_key_permissions,
       key_operations_per_hour, alert_quota_thresholds, alert_expiring_within_days, alert_unused_for_days, created_at, version)
-    SELECT ${row.id}::uuid, ${row.number}::integer, ${row.name}, ${row.plan}, ${row.requests_per_second}::bigint, ${row.requests_per_minute}::bigint,
+    SELECT ${row.id}::uuid, ${row.number}::integer, ${row.name}, ${row.plan}, ${row.team}::boolean, ${row.requests_per_second}::bigint, ${row.requests_per_minute}::bigint,
       ${row.deletion_policy}, ${row.quota_status}::smallint, ${row.public_key_permissions}::text[], ${row.key_operations_per_hour}::integer,
       ${row.alert_quota_thresholds}::integer[], ${row.alert_expiring_within_days}::integer, ${row.alert_unused_for_days}::integer,
       appended.recorded_at, ${version}::integer
@@ -48,9 +49,9 @@ export function writeOrganizationRows(state: Existing, events: readonly Organiza
       case 'MemberAdded':
         return [
           sql`
-            INSERT INTO members (organization_id, id, role, joined_at)
-            SELECT ${state.organizationId}::uuid, ${event.data.memberId}::uuid, ${event.data.role}, appended.recorded_at FROM appended
-            ON CONFLICT (organization_id, id) DO UPDATE SET role = excluded.role, joined_at = excluded.joined_at, removed_at = NULL`,
+            INSERT INTO members (organization_id, id, role, person_id, joined_at)
+            SELECT ${state.organizationId}::uuid, ${event.data.memberId}::uuid, ${event.data.role}, ${event.data.personId ?? null}::uuid, appended.recorded_at FROM appended
+            ON CONFLICT (organization_id, id) DO UPDATE SET role = excluded.role, person_id = excluded.person_id, joined_at = excluded.joined_at, removed_at = NULL`,
         ];
       case 'MemberRoleChanged':
         return [

@@ -146,7 +146,6 @@ function foldKey(stream: string, events: readonly Recorded<KeyEvent>[]): FoldedS
           expires_at: row.expires_at?.toISOString() ?? null,
           metadata: state.settings.metadata,
           organization_id: first.organizationId,
-          archived: false,
           created_at: first.at,
           created_by: first.actor,
           secret_created_at: newest.at,
@@ -161,14 +160,25 @@ function organizationRows(events: readonly Recorded<OrganizationEvent>[]): reado
   const state = events.reduce<OrganizationState>((folded, { event }) => evolveOrganization(folded, event), ABSENT_ORGANIZATION);
   const first = events[0];
   if (state.kind === 'absent' || first === undefined) throw new Error('it does not begin with OrganizationCreated');
-  const members = new Map<string, { role: string; joined_at: string; removed_at: string | null }>();
+  const members = new Map<string, { role: string; person_id: string | null; joined_at: string; removed_at: string | null }>();
   for (const { event, at } of events) {
     switch (event.type) {
       case 'MemberAdded':
-        members.set(event.data.memberId, { role: event.data.role, joined_at: at, removed_at: null });
+        members.set(event.data.memberId, {
+          role: event.data.role,
+          person_id: event.data.personId ?? null,
+          joined_at: at,
+          removed_at: null,
+        });
         break;
       case 'MemberRoleChanged':
-        members.set(event.data.memberId, { joined_at: at, removed_at: null, ...members.get(event.data.memberId), role: event.data.role });
+        members.set(event.data.memberId, {
+          person_id: null,
+          joined_at: at,
+          removed_at: null,
+          ...members.get(event.data.memberId),
+          role: event.data.role,
+        });
         break;
       case 'MemberRemoved': {
         const member = members.get(event.data.memberId);

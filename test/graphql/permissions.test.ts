@@ -47,6 +47,8 @@ const ROOT_FIELDS: Readonly<Record<string, { readonly document: string; readonly
   'Mutation.addMember': { document: mutation('addMember', '{ organizationId: "x", role: MEMBER }'), may: 'OWNER ADMIN' },
   'Mutation.changeMemberRole': { document: mutation('changeMemberRole', '{ id: "x", role: MEMBER }'), may: 'OWNER ADMIN' },
   'Mutation.removeMember': { document: mutation('removeMember', '{ id: "x" }'), may: 'OWNER ADMIN' },
+  'Mutation.leaveOrganization': { document: mutation('leaveOrganization', '{ idempotencyKey: "" }'), may: 'OWNER ADMIN MEMBER' },
+  'Mutation.createJoinCode': { document: mutation('createJoinCode', '{ organizationId: "x" }'), may: 'OWNER ADMIN MEMBER' },
   'Mutation.createAccessToken': { document: mutation('createAccessToken', '{ organizationId: "x", name: "x" }'), may: 'OWNER ADMIN' },
   'Mutation.revokeAccessToken': { document: mutation('revokeAccessToken', '{ id: "x" }'), may: 'OWNER ADMIN' },
   'Mutation.createAlertRule': {

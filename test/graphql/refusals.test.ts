@@ -16,7 +16,7 @@ describe('every expected failure of a mutation', () => {
   });
   afterAll(() => server.close());
 
-  async function run(name: string, input: Readonly<Record<string, unknown>>) {
+  async function run(name: string, input: Readonly<Record<string, unknown>>, token?: string) {
     const payload =
       {
         createApiKey: 'apiKey { id name }',
@@ -25,7 +25,7 @@ describe('every expected failure of a mutation', () => {
         createAccessToken: 'accessToken { id }',
       }[name] ?? '';
     const document = `mutation ($input: ${CAPITAL(name)}Input!) { ${name}(input: $input) { __typename ... on ${CAPITAL(name)}Payload { position ${payload} } ... on UserError { code message } ... on InvalidInput { field } ${name === 'recordUsage' ? '' : '... on NotFound { field }'} } }`;
-    const { data, errors } = await server.query(document, { input });
+    const { data, errors } = await server.query(document, { input }, token);
     expect(errors).toEqual([]);
     const result = at(data, name);
     if (at(result, 'code') !== undefined) {
@@ -158,6 +158,18 @@ describe('every expected failure of a mutation', () => {
     expect(await run('removeMember', { id })).toMatchObject({ __typename: 'LastOwner' });
     expect(await run('addMember', { ...org(), role: 'MEMBER', oidcSubject: 'alice' })).toMatchObject({ __typename: 'AddMemberPayload' });
     expect(await run('addMember', { ...org(), role: 'ADMIN', oidcSubject: 'alice' })).toMatchObject({ __typename: 'AlreadyMember' });
+  });
+
+  it('KEY_ARCHIVED', async () => {
+    const team = done(await server.ledger.organizations.create(null, { name: 'Team', team: true })).result;
+    const owner = await server.tokenOf({ memberId: team.memberId }, team.organizationId);
+    const input = {
+      organizationId: encodeGlobalId('Organization', team.organizationId),
+      name: randomName(),
+      type: 'SECRET',
+      personal: true,
+    };
+    expect(await run('createApiKey', input, owner.token)).toMatchObject({ __typename: 'KeyArchived' });
   });
 
   it('IDEMPOTENCY_CONFLICT', async () => {
