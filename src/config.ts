@@ -25,6 +25,8 @@ export type Config = {
   readonly allowedOrigins: readonly string[];
   /** Changes of one key an hour; 0 for no limit. */
   readonly keyOperationsPerHour: number;
+  /** CIDRs of addresses that webhooks may go to though they are not public. */
+  readonly webhookAllowPrivate: readonly string[];
   readonly logLevel: LogLevel;
   /** How long a stopping server waits for requests that are under way. */
   readonly shutdownGraceSeconds: number;
@@ -153,6 +155,16 @@ export function readConfig(env: NodeJS.ProcessEnv, { needsPeppers = true }: { re
       );
   }
 
+  const webhookAllowPrivate = text('WEBHOOK_ALLOW_PRIVATE') === 'true' ? ['0.0.0.0/0', '::/0'] : list('WEBHOOK_ALLOW_PRIVATE');
+  for (const cidr of webhookAllowPrivate) {
+    if (!ipaddr.isValidCIDR(cidr))
+      fault(
+        'WEBHOOK_ALLOW_PRIVATE',
+        `has ${JSON.stringify(cidr)} in it`,
+        'it takes CIDRs such as 10.0.0.0/8,fd00::/8 (one address: 192.0.2.7/32), or true for any address',
+      );
+  }
+
   const logLevel = LOG_LEVELS.find((level) => level === (text('LOG_LEVEL') ?? 'info'));
   if (logLevel === undefined) fault('LOG_LEVEL', `is ${JSON.stringify(text('LOG_LEVEL'))}`, `it takes one of ${LOG_LEVELS.join(', ')}`);
 
@@ -169,6 +181,7 @@ export function readConfig(env: NodeJS.ProcessEnv, { needsPeppers = true }: { re
     trustedProxies,
     allowedOrigins,
     keyOperationsPerHour: integer('KEY_OPERATIONS_PER_HOUR', 15, 0, 1_000_000),
+    webhookAllowPrivate,
     logLevel: logLevel ?? 'info',
     shutdownGraceSeconds: integer('SHUTDOWN_GRACE_SECONDS', 25, 0, 3_600),
     maxBodyBytes: integer('MAX_BODY_BYTES', 1_048_576, 1_024, 67_108_864),

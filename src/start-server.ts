@@ -12,6 +12,7 @@ import { createKeyCommands } from './commands/key-commands.ts';
 import { createOrganizationCommands } from './commands/organization-commands.ts';
 import { createTokenCommands } from './commands/token-commands.ts';
 import type { Config } from './config.ts';
+import { subjectOfStream } from './graphql/global-id.ts';
 import { createGraphqlServer } from './graphql/server.ts';
 import { createMetrics } from './http/metrics.ts';
 import { httpRoutes } from './http/routes.ts';
@@ -33,6 +34,11 @@ import { migrate } from './postgres/migrate.ts';
 import { openDatabase } from './postgres/pool.ts';
 import { createProjector } from './projections/projector.ts';
 import { USAGE_PROJECTION } from './projections/usage-fold.ts';
+import { createAddressPolicy } from './webhooks/address-policy.ts';
+import { createDeliverer } from './webhooks/deliverer.ts';
+import { webhookProjection } from './webhooks/delivery-projection.ts';
+import { resolveHost } from './webhooks/resolve-host.ts';
+import { createWebhookCommands } from './webhooks/webhook-commands.ts';
 
 const SECOND_MS = 1000;
 const POLL_MS = 500;
@@ -93,6 +99,8 @@ export async function startServer(config: Config, { logger, signal, onProgress }
   const balances = createBalanceCommands(context);
   const tokens = createTokenCommands(context);
   const alerts = createAlertCommands(context);
+  const policy = createAddressPolicy(config.webhookAllowPrivate);
+  const webhooks = createWebhookCommands({ ...context, peppers, policy });
 
   const admission = createAdmission({ database, connection: clientConfig(connection), peppers, argon2, onError });
   acquired.defer(() => admission.close());
@@ -102,9 +110,21 @@ export async function startServer(config: Config, { logger, signal, onProgress }
   acquired.defer(() => housekeeping.stop());
   const tail = openTail({ db: database.kysely, pollMs: POLL_MS, onError });
   acquired.defer(() => tail.close());
+  const deliverer = createDeliverer({
+    database,
+    peppers,
+    policy,
+    resolve: resolveHost,
+    commands: webhooks,
+    subjectIdOf: subjectOfStream,
+    pollMs: POLL_MS,
+    onError,
+    onAttempt: (outcome, durationMs) => metrics.webhookAttempted(outcome, durationMs),
+  });
+  acquired.defer(() => deliverer.stop());
   const projector = createProjector({
     database,
-    projections: [USAGE_PROJECTION],
+    projections: [USAGE_PROJECTION, webhookProjection(() => deliverer.wake())],
     pollMs: POLL_MS,
     pauseMs: STATISTICS_PAUSE_MS,
     onError,
@@ -131,6 +151,7 @@ export async function startServer(config: Config, { logger, signal, onProgress }
     balances,
     tokens,
     alerts,
+    webhooks,
     admission,
     windows: (keyNumbers) => readWindows(database.kysely, keyNumbers),
     tail,

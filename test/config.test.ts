@@ -34,6 +34,7 @@ test('an empty environment gives the defaults and the embedded Postgres', () => 
     keyPeppers: undefined,
     oidc: undefined,
     trustedProxies: [],
+    webhookAllowPrivate: [],
     allowedOrigins: [],
     keyOperationsPerHour: 15,
     logLevel: 'info',

@@ -85,6 +85,27 @@ export function describeEvent(event: LifecycleEvent, before: KeyState | null): r
       return [`alert ${event.data.kind} (${event.data.severity}): ${event.data.message}`];
     case 'AlertAcknowledged':
       return ['alert acknowledged'];
+    case 'WebhookEndpointCreated':
+      return [`webhook endpoint ${quoted(event.data.url)} created`, `event types: ${listed(event.data.eventTypes)}`];
+    case 'WebhookEndpointUpdated':
+      return Object.entries(event.data).map(([name, value]) => `${name}: ${shown(value)}`);
+    case 'WebhookEndpointDisabled':
+      return [
+        event.data.reason === 'GONE' ? 'webhook endpoint disabled: it answered 410' : 'webhook endpoint disabled: it failed for days',
+      ];
+    case 'WebhookEndpointSecretRotated':
+      return [
+        'new signing secret',
+        event.data.overlapUntil === null
+          ? 'the secret before it stopped at once'
+          : `the secret before it signs, too, until ${event.data.overlapUntil}`,
+      ];
+    case 'WebhookEndpointDeleted':
+      return ['webhook endpoint deleted'];
+    case 'WebhookTestRequested':
+      return ['test message asked for'];
+    case 'WebhookRedeliveryRequested':
+      return [`event ${event.data.position} sent again`];
   }
   return event satisfies never;
 }
@@ -110,7 +131,7 @@ function isUnset(value: KeySettings[(typeof SETTINGS)[number]]): boolean {
 function shown(value: unknown): string {
   if (value === null || value === undefined) return 'none';
   if (typeof value === 'string') return quoted(value);
-  if (typeof value === 'number') return String(value);
+  if (typeof value === 'number' || typeof value === 'boolean') return String(value);
   if (Array.isArray(value)) return listed(value.map(String));
   return canonicalJson(value as JsonValue); // a setting, which came out of the log's JSON
 }

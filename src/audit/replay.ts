@@ -125,6 +125,7 @@ function fold(
   if (kind === 'alert') return { event: parseEvent.alert(type, data), before: null };
   if (kind === 'alert-rule') return { event: parseEvent.alertRule(type, data), before: null };
   if (kind === 'person') return { event: parseEvent.person(type, data), before: null };
+  if (kind === 'webhook') return { event: parseEvent.webhook(type, data), before: null };
   const event = parseEvent.organization(type, data);
   states.organization = evolveOrganization(states.organization, event);
   return { event, before: null };

@@ -15,6 +15,7 @@ const STATE: Readonly<Record<string, StreamKind>> = {
   keys: 'key',
   'alert-rules': 'alert-rule',
   alerts: 'alert',
+  webhooks: 'webhook',
 };
 const PARTS = [...Object.keys(STATE), 'windows', 'balances', 'usage'];
 
@@ -23,7 +24,7 @@ export const rebuildCommand: CliCommand = {
   summary: 'make what is derived anew from the log',
   help: `keyledger rebuild [--only PART]…
 
-Makes the read models anew from the log while servers run. Organizations, members, tokens, keys, alerts and their rules are compared row by row, and a row that is not what the
+Makes the read models anew from the log while servers run. Organizations, members, tokens, keys, alerts, their rules and webhook endpoints are compared row by row, and a row that is not what the
 log says is written anew. The windows that limits are counted in are compared with the usage events, key by key, and prepaid balances with funds and costs. The statistics of usage are folded from the first event into a second set of tables, which then takes the place of the first.
 Ctrl-C stops it; the same command goes on where it stopped. What is not derived, the verifiers of keys and the names of people, stays as it is.
 

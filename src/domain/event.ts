@@ -108,6 +108,26 @@ const tokenEvents = {
   AccessTokenRevoked: z.object({}),
 };
 
+const fingerprint = z.string().describe('SHA-256, in hex, of the signing secret');
+const webhookSettings = { url: z.string(), description: z.string(), eventTypes: z.array(z.string()).describe('types of this file') };
+const webhookEvents = {
+  WebhookEndpointCreated: z.object({ endpointId: uuid, ...webhookSettings, secretFingerprint: fingerprint }),
+  WebhookEndpointUpdated: z
+    .object({ ...webhookSettings, active: z.boolean() })
+    .partial()
+    .describe('what changed, with its new values'),
+  WebhookEndpointDisabled: z.object({
+    reason: z.enum(['GONE', 'FAILING']).describe('the receiver answered 410, or nothing but failures for days'),
+  }),
+  WebhookEndpointSecretRotated: z.object({
+    secretFingerprint: fingerprint,
+    overlapUntil: moment.nullable().describe('until when the secret before this one signs, too; null: it stopped at once'),
+  }),
+  WebhookEndpointDeleted: z.object({}),
+  WebhookTestRequested: z.object({}).describe('delivered to this endpoint alone'),
+  WebhookRedeliveryRequested: z.object({ position: z.string().describe('of the event that was sent again, a decimal integer') }),
+};
+
 const usageCount = z.string().describe('a decimal integer');
 /** Usage events are stored as typed rows and shown in this form. */
 const usageFields = {
@@ -134,6 +154,7 @@ export const KEY_EVENT_SCHEMAS = keyEvents;
 export const ORGANIZATION_EVENT_SCHEMAS = organizationEvents;
 export const TOKEN_EVENT_SCHEMAS = tokenEvents;
 export const PERSON_EVENT_SCHEMAS = personEvents;
+export const WEBHOOK_EVENT_SCHEMAS = webhookEvents;
 /** The schema of each event type's `data`. */
 export const EVENT_SCHEMAS = {
   ...organizationEvents,
@@ -142,6 +163,7 @@ export const EVENT_SCHEMAS = {
   ...keyEvents,
   ...alertRuleEvents,
   ...alertEvents,
+  ...webhookEvents,
   ...usageEvents,
 };
 
@@ -152,11 +174,12 @@ type EventsOf<Schemas extends Readonly<Record<string, z.ZodType>>> = {
 export type KeyEvent = EventsOf<typeof keyEvents>;
 export type OrganizationEvent = EventsOf<typeof organizationEvents>;
 export type TokenEvent = EventsOf<typeof tokenEvents>;
+export type WebhookEvent = EventsOf<typeof webhookEvents>;
 export type AlertRuleEvent = EventsOf<typeof alertRuleEvents>;
 export type AlertEvent = EventsOf<typeof alertEvents>;
 export type PersonEvent = EventsOf<typeof personEvents>;
 /** What a decider can produce; usage events are appended by admission. */
-export type LifecycleEvent = KeyEvent | OrganizationEvent | TokenEvent | PersonEvent | AlertRuleEvent | AlertEvent;
+export type LifecycleEvent = KeyEvent | OrganizationEvent | TokenEvent | PersonEvent | AlertRuleEvent | AlertEvent | WebhookEvent;
 export type EventType = keyof typeof EVENT_SCHEMAS;
 export const EVENT_TYPES = Object.keys(EVENT_SCHEMAS) as readonly EventType[];
 
@@ -179,6 +202,7 @@ export const streamOf = {
   alertRule: (id: string): string => `alert-rule:${id}`,
   alert: (id: string): string => `alert:${id}`,
   person: (id: string): string => `person:${id}`,
+  webhook: (id: string): string => `webhook:${id}`,
 } as const;
 
 function parseWith<Event extends LifecycleEvent>(schemas: Readonly<Record<string, z.ZodType>>, type: string, data: unknown): Event {
@@ -200,4 +224,5 @@ export const parseEvent = {
   alertRule: (type: string, data: unknown): AlertRuleEvent => parseWith(alertRuleEvents, type, data),
   alert: (type: string, data: unknown): AlertEvent => parseWith(alertEvents, type, data),
   person: (type: string, data: unknown): PersonEvent => parseWith(personEvents, type, data),
+  webhook: (type: string, data: unknown): WebhookEvent => parseWith(webhookEvents, type, data),
 } as const;

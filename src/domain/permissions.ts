@@ -25,6 +25,8 @@ export const PERMISSIONS = {
   'usage:write': 'report usage',
   'alerts:read': 'see alerts and their rules, and follow them live',
   'alerts:write': 'acknowledge alerts and change their rules',
+  'webhooks:read': 'see webhook endpoints and what became of their deliveries',
+  'webhooks:write': 'create, change and delete webhook endpoints, rotate their secrets, send again',
   'log:read': 'read, follow and export the event log, and see the past states that it proves',
 } as const;
 export type Permission = keyof typeof PERMISSIONS;
@@ -49,6 +51,7 @@ const READ_EVERYTHING: readonly Permission[] = [
   'keys:read',
   'usage:read',
   'alerts:read',
+  'webhooks:read',
   'log:read',
 ];
 

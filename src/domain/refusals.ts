@@ -37,6 +37,7 @@ export const MUTATION_REFUSALS = {
     'Personal keys are archived while their owner belongs to a team, and stay so once they left; use a key of the team, or leave it first',
   LAST_OWNER: 'An organization keeps at least one owner; make another member an owner first',
   ALREADY_MEMBER: 'This person is a member already',
+  WEBHOOK_INACTIVE: 'The webhook endpoint is not active; activate it first',
   IDEMPOTENCY_CONFLICT: 'This idempotency key was used with another input; use a new one for a new request',
 } as const;
 export type MutationRefusalCode = keyof typeof MUTATION_REFUSALS;

@@ -10,6 +10,7 @@ import type { TokenCommands } from '../commands/token-commands.ts';
 import type { Authenticate } from '../identity/authenticate.ts';
 import type { Tail } from '../ledger/tail.ts';
 import type { Database } from '../postgres/pool.ts';
+import type { WebhookCommands } from '../webhooks/webhook-commands.ts';
 import type { GraphqlLimits } from './limits.ts';
 
 /** What GraphQL is built on. */
@@ -20,6 +21,7 @@ export type GraphqlDependencies = {
   readonly balances: BalanceCommands;
   readonly tokens: TokenCommands;
   readonly alerts: AlertCommands;
+  readonly webhooks: WebhookCommands;
   readonly admission: Admission;
   /** What is left of the quotas and limits of keys, by their numbers. */
   readonly windows: (keyNumbers: readonly number[]) => Promise<ReadonlyMap<number, KeyWindows>>;

@@ -2,6 +2,7 @@ import { ALERT_KINDS, ALERT_SEVERITIES, type AlertKind } from '../domain/alert-s
 import { EVENT_TYPES, type EventType } from '../domain/event.ts';
 import { ROLES } from '../domain/permissions.ts';
 import { MUTATION_REFUSALS, VERIFICATION_REFUSALS, type MutationRefusalCode, type VerificationCode } from '../domain/refusals.ts';
+import { screamingSnake } from '../lib/screaming-snake.ts';
 import type { Builder } from './builder.ts';
 
 /** Every enum of the schema. */
@@ -64,8 +65,4 @@ export function addEnums(builder: Builder) {
       >,
     }),
   } as const;
-}
-
-function screamingSnake(name: string): string {
-  return name.replaceAll(/(?<=[a-z])(?=[A-Z])/g, '_').toUpperCase();
 }

@@ -1,5 +1,15 @@
 /** What a global id can stand for. PROFILE ids can be given in inputs; they are no nodes yet. */
-export const NODE_TYPES = ['ApiKey', 'Organization', 'Member', 'AccessToken', 'LedgerEvent', 'Alert', 'AlertRule'] as const;
+export const NODE_TYPES = [
+  'ApiKey',
+  'Organization',
+  'Member',
+  'AccessToken',
+  'LedgerEvent',
+  'Alert',
+  'AlertRule',
+  'WebhookEndpoint',
+  'WebhookDelivery',
+] as const;
 export type NodeType = (typeof NODE_TYPES)[number];
 export type IdType = NodeType | 'Profile';
 
@@ -12,6 +22,8 @@ const SHAPES: Readonly<Record<IdType, RegExp>> = {
   LedgerEvent: /^(?:0|[1-9]\d{0,17})$/,
   Alert: new RegExp(`^${UUID}$`),
   AlertRule: new RegExp(`^${UUID}$`),
+  WebhookEndpoint: new RegExp(`^${UUID}$`),
+  WebhookDelivery: new RegExp(`^${UUID}$`),
   Profile: new RegExp(`^${UUID}$`),
 };
 
@@ -52,6 +64,7 @@ export function subjectOfStream(stream: string): string {
   if (kind === 'token') return encodeGlobalId('AccessToken', id);
   if (kind === 'alert') return encodeGlobalId('Alert', id);
   if (kind === 'alert-rule') return encodeGlobalId('AlertRule', id);
+  if (kind === 'webhook') return encodeGlobalId('WebhookEndpoint', id);
   if (kind === 'organization') return encodeGlobalId('Organization', id);
   throw new Error(`The log has a stream '${kind}:…' that GraphQL has no type for.`);
 }
@@ -63,6 +76,7 @@ export function streamOfSubject(text: string): string | null {
   if (decoded?.type === 'AccessToken') return `token:${decoded.id}`;
   if (decoded?.type === 'Alert') return `alert:${decoded.id}`;
   if (decoded?.type === 'AlertRule') return `alert-rule:${decoded.id}`;
+  if (decoded?.type === 'WebhookEndpoint') return `webhook:${decoded.id}`;
   return decoded?.type === 'Organization' ? `organization:${decoded.id}` : null;
 }
 

@@ -22,6 +22,8 @@ import { createTypeRefs } from './type-refs.ts';
 import { addUsage } from './usage.ts';
 import { addVerification } from './verification.ts';
 import { addViewer } from './viewer.ts';
+import { addWebhookMutations } from './webhook-mutations.ts';
+import { addWebhook } from './webhook.ts';
 
 /** The schema of `/graphql`, of which schema/schema.graphql is the printed form. It holds no state: everything comes with the context. */
 export function buildSchema(): GraphQLSchema {
@@ -50,5 +52,7 @@ export function buildSchema(): GraphQLSchema {
   addMember(builder, enums, types, refusals);
   addAccessToken(builder, types, actor, refusals);
   addVerification(builder, enums, refusals);
+  addWebhook(builder, enums, types, actor);
+  addWebhookMutations(builder, enums, types, refusals);
   return builder.toSchema();
 }

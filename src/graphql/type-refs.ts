@@ -10,6 +10,7 @@ import type { Builder } from './builder.ts';
 import { actorOf, type GraphqlContext } from './context.ts';
 import { splitMemberId } from './global-id.ts';
 import { loadKeys, type KeyRow } from './key-reading.ts';
+import { loadDeliveries, loadEndpoints, type DeliveryRow, type EndpointRow } from './webhook-reading.ts';
 
 const ORGANIZATION_COLUMNS = [
   'id',
@@ -105,6 +106,20 @@ export function createTypeRefs(builder: Builder) {
         permitted(context, 'alerts:read');
         const rules = await loadAlertRules(context.deps.database.kysely, actorOf(context));
         return ids.map((id) => rules.find(({ ruleId }) => ruleId === id) ?? null);
+      },
+    }),
+    webhookEndpoint: builder.loadableNodeRef<EndpointRow | null, string, string, string, EndpointRow>('WebhookEndpoint', {
+      id: { resolve: (endpoint) => endpoint.id },
+      load: async (ids: string[], context): Promise<readonly (EndpointRow | null)[]> => {
+        permitted(context, 'webhooks:read');
+        return loadEndpoints(context, ids);
+      },
+    }),
+    webhookDelivery: builder.loadableNodeRef<DeliveryRow | null, string, string, string, DeliveryRow>('WebhookDelivery', {
+      id: { resolve: (delivery) => delivery.id },
+      load: async (ids: string[], context): Promise<readonly (DeliveryRow | null)[]> => {
+        permitted(context, 'webhooks:read');
+        return loadDeliveries(context, ids);
       },
     }),
     ledgerEvent: builder.loadableNodeRef<LedgerEntry | null, string, string, string, LedgerEntry>('LedgerEvent', {

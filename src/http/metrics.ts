@@ -6,6 +6,11 @@ const DATABASE_DEADLINE_MS = 1000;
 /** Seconds. A verification takes one to ten milliseconds, a large report up to seconds. */
 const DURATION_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 
+/** A receiver has ten seconds. */
+const WEBHOOK_BUCKETS = [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+const WEBHOOK_OUTCOMES = ['delivered', 'retry', 'failed', 'gone'] as const;
+export type WebhookOutcome = (typeof WEBHOOK_OUTCOMES)[number];
+
 /** What the gauges read when they are scraped. */
 export type MetricSources = {
   readonly pool: { readonly totalCount: number; readonly idleCount: number; readonly waitingCount: number };
@@ -26,8 +31,12 @@ export type DataPlaneMetrics = {
   verified(code: VerificationCode): void;
   usageRecorded(accepted: number, duplicates: number): void;
 };
+export type WebhookMetrics = {
+  webhookAttempted(outcome: WebhookOutcome, durationMs: number): void;
+};
 export type Metrics = HttpMetrics &
-  DataPlaneMetrics & {
+  DataPlaneMetrics &
+  WebhookMetrics & {
     /** Prometheus text format 0.0.4. Without the positions where the database doesn't tell them within a second. */
     text(): Promise<string>;
     readonly contentType: string;
@@ -58,12 +67,25 @@ export function createMetrics(sources: MetricSources): Metrics {
     registers,
   });
   const usage = new Counter({ name: 'keyledger_usage_items_total', help: 'Items of POST /v1/usage', labelNames: ['outcome'], registers });
+  const webhookAttempts = new Counter({
+    name: 'keyledger_webhook_attempts_total',
+    help: 'Attempts to deliver a webhook',
+    labelNames: ['outcome'],
+    registers,
+  });
+  const webhookDurations = new Histogram({
+    name: 'keyledger_webhook_attempt_duration_seconds',
+    help: 'From the first question to DNS to the answer of the receiver',
+    buckets: WEBHOOK_BUCKETS,
+    registers,
+  });
   registerProcessGauges(registry, sources);
   const readPositions = registerPositionGauges(registry, sources);
 
   const routes = new Map<string, { readonly duration: Histogram.Internal<'route'>; readonly statuses: Map<number, Counter.Internal> }>();
   // Counted from 0, so that the first refusal of its kind shows as an increase.
   for (const code of VERIFICATION_CODES) verifications.inc({ code }, 0);
+  for (const outcome of WEBHOOK_OUTCOMES) webhookAttempts.inc({ outcome }, 0);
   const codes = new Map(VERIFICATION_CODES.map((code) => [code, verifications.labels(code)]));
   const accepted = usage.labels('accepted');
   const repeated = usage.labels('duplicate');
@@ -85,6 +107,10 @@ export function createMetrics(sources: MetricSources): Metrics {
     usageRecorded(recorded, duplicates) {
       accepted.inc(recorded);
       repeated.inc(duplicates);
+    },
+    webhookAttempted(outcome, durationMs) {
+      webhookAttempts.inc({ outcome });
+      webhookDurations.observe(durationMs / 1000);
     },
     async text() {
       // Scrapes that come together, or while the database hangs, share one question to it.

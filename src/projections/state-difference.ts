@@ -23,6 +23,7 @@ export const TABLES_OF: Readonly<Record<StreamKind, readonly StateTable[]>> = {
   key: ['api_keys'],
   'alert-rule': ['alert_rules'],
   alert: ['alerts'],
+  webhook: ['webhook_endpoints'],
 };
 
 /** A row that is not what the log says; `found` null: there is none. */
@@ -117,6 +118,7 @@ const UNACCOUNTED = {
       SELECT FROM events e
       WHERE e.stream = 'organization:' || m.organization_id AND e.type = 'MemberAdded' AND (e.data ->> 'memberId') = m.id::text) ORDER BY 1`,
   access_tokens: sql`SELECT id::text AS subject FROM access_tokens t WHERE NOT EXISTS (SELECT FROM events e WHERE e.stream = 'token:' || t.id) ORDER BY 1`,
+  webhook_endpoints: sql`SELECT id::text AS subject FROM webhook_endpoints w WHERE NOT EXISTS (SELECT FROM events e WHERE e.stream = 'webhook:' || w.id) ORDER BY 1`,
   api_keys: sql`SELECT id::text AS subject FROM api_keys k WHERE NOT EXISTS (SELECT FROM events e WHERE e.stream = 'key:' || k.id) ORDER BY 1`,
   alert_rules: sql`SELECT id::text AS subject FROM alert_rules r WHERE NOT EXISTS (SELECT FROM events e WHERE e.stream = 'alert-rule:' || r.id) ORDER BY 1`,
   alerts: sql`SELECT id::text AS subject FROM alerts a WHERE NOT EXISTS (SELECT FROM events e WHERE e.stream = 'alert:' || a.id) ORDER BY 1`,

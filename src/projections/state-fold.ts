@@ -11,13 +11,16 @@ import {
   type KeyEvent,
   type OrganizationEvent,
   type TokenEvent,
+  type WebhookEvent,
 } from '../domain/event.ts';
 import { ABSENT_ORGANIZATION, evolveOrganization, type OrganizationState } from '../domain/organization.ts';
+import { ABSENT_WEBHOOK, evolveWebhook, type WebhookState } from '../domain/webhook-endpoint.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { alertRuleRow } from './alert-rule-row.ts';
 import { keyRow } from './key-row.ts';
 import { organizationRow } from './organization-row.ts';
+import { webhookRow } from './webhook-row.ts';
 
 /** The tables whose rows are the fold of the log's streams, with their primary keys. */
 export const STATE_TABLES = {
@@ -27,11 +30,12 @@ export const STATE_TABLES = {
   api_keys: ['id'],
   alert_rules: ['id'],
   alerts: ['id'],
+  webhook_endpoints: ['id'],
 } as const;
 export type StateTable = keyof typeof STATE_TABLES;
 
 /** The kinds of stream, in the order in which their rows refer to each other. */
-export const STREAM_KINDS = ['organization', 'token', 'key', 'alert-rule', 'alert'] as const;
+export const STREAM_KINDS = ['organization', 'token', 'key', 'alert-rule', 'alert', 'webhook'] as const;
 export type StreamKind = (typeof STREAM_KINDS)[number];
 
 /** A row as the log has it: columns by name, moments as texts with all their microseconds. */
@@ -106,6 +110,8 @@ function foldStream(kind: StreamKind, stream: string, rows: readonly Row[]): Fol
         return { kind: 'folded', stream, rows: alertRuleRows(parsed(rows, parseEvent.alertRule)), key: null };
       case 'alert':
         return { kind: 'folded', stream, rows: alertRows(parsed(rows, parseEvent.alert)), key: null };
+      case 'webhook':
+        return { kind: 'folded', stream, rows: webhookRows(parsed(rows, parseEvent.webhook)), key: null };
     }
     return kind satisfies never;
   } catch (error) {
@@ -273,6 +279,36 @@ function alertRows(events: readonly Recorded<AlertEvent>[]): readonly FoldedRow[
         raised_at: first.at,
         acknowledged_at: acknowledged?.at ?? null,
         acknowledged_by: acknowledged?.actor ?? null,
+        version: events.length,
+      },
+    },
+  ];
+}
+
+function webhookRows(events: readonly Recorded<WebhookEvent>[]): readonly FoldedRow[] {
+  let state: WebhookState = ABSENT_WEBHOOK;
+  let activeSince: string | undefined;
+  for (const { event, at } of events) {
+    const next = evolveWebhook(state, event);
+    const activated =
+      next.kind === 'endpoint' && next.inactiveReason === null && (state.kind === 'absent' || state.inactiveReason !== null);
+    if (activated) activeSince = at;
+    state = next;
+  }
+  const first = events[0];
+  const secret = events.findLast(({ event }) => event.type === 'WebhookEndpointCreated' || event.type === 'WebhookEndpointSecretRotated');
+  if (state.kind === 'absent' || first === undefined || secret === undefined || activeSince === undefined)
+    throw new Error('it does not begin with WebhookEndpointCreated');
+  return [
+    {
+      table: 'webhook_endpoints',
+      row: {
+        ...webhookRow(state),
+        organization_id: first.organizationId,
+        active_since: activeSince,
+        created_at: first.at,
+        created_by: first.actor,
+        secret_created_at: secret.at,
         version: events.length,
       },
     },

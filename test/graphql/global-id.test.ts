@@ -15,6 +15,8 @@ describe('a global id', () => {
       LedgerEvent: '42',
       Alert: uuid,
       AlertRule: uuid,
+      WebhookEndpoint: uuid,
+      WebhookDelivery: uuid,
     };
     for (const type of NODE_TYPES) expect(decodeGlobalId(encodeGlobalId(type, ids[type]))).toEqual({ type, id: ids[type] });
   });

@@ -49,6 +49,7 @@ export async function openTestGraphql(options: Options = {}) {
     keys: ledger.keys,
     organizations: ledger.organizations,
     balances: ledger.balances,
+    webhooks: ledger.webhooks,
     tokens: ledger.tokens,
     alerts: ledger.alerts,
     admission: ledger.admission,

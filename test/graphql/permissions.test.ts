@@ -62,6 +62,15 @@ const ROOT_FIELDS: Readonly<Record<string, { readonly document: string; readonly
     document: 'subscription ($o: ID!) { alertRaised(organizationId: $o) { position } }',
     may: 'OWNER ADMIN MEMBER AUDITOR',
   },
+  'Mutation.createWebhookEndpoint': {
+    document: mutation('createWebhookEndpoint', '{ organizationId: "x", url: "x" }'),
+    may: 'OWNER ADMIN',
+  },
+  'Mutation.updateWebhookEndpoint': { document: mutation('updateWebhookEndpoint', '{ id: "x" }'), may: 'OWNER ADMIN' },
+  'Mutation.rotateWebhookSecret': { document: mutation('rotateWebhookSecret', '{ id: "x" }'), may: 'OWNER ADMIN' },
+  'Mutation.sendTestWebhook': { document: mutation('sendTestWebhook', '{ id: "x" }'), may: 'OWNER ADMIN' },
+  'Mutation.redeliverWebhook': { document: mutation('redeliverWebhook', '{ id: "x" }'), may: 'OWNER ADMIN' },
+  'Mutation.deleteWebhookEndpoint': { document: mutation('deleteWebhookEndpoint', '{ id: "x" }'), may: 'OWNER ADMIN' },
   'Subscription.apiKeyChanged': {
     document: 'subscription ($o: ID!) { apiKeyChanged(organizationId: $o) { position } }',
     may: 'OWNER ADMIN MEMBER AUDITOR',
@@ -97,6 +106,10 @@ const ORGANIZATION_FIELDS: Readonly<Record<string, { readonly selection: string;
   alerts: { selection: 'alerts { edges { node { id } } }', may: 'OWNER ADMIN MEMBER AUDITOR' },
   alertRules: { selection: 'alertRules { id }', may: 'OWNER ADMIN MEMBER AUDITOR' },
   asOf: { selection: 'asOf(position: "1") { name }', may: 'OWNER ADMIN AUDITOR' },
+  webhookEndpoints: {
+    selection: 'webhookEndpoints { edges { node { id deliveries { edges { node { id } } } } } }',
+    may: 'OWNER ADMIN AUDITOR',
+  },
 };
 const KEY_FIELDS: Readonly<Record<string, { readonly selection: string; readonly may: string }>> = {
   usage: { selection: `usage(${PERIOD}) { totals { requests } }`, may: 'OWNER ADMIN MEMBER AUDITOR' },
@@ -113,6 +126,8 @@ const NODES: Readonly<Record<string, string>> = {
   LedgerEvent: 'OWNER ADMIN AUDITOR',
   Alert: 'OWNER ADMIN MEMBER AUDITOR',
   AlertRule: 'OWNER ADMIN MEMBER AUDITOR',
+  WebhookEndpoint: 'OWNER ADMIN AUDITOR',
+  WebhookDelivery: 'OWNER ADMIN AUDITOR',
 };
 
 describe('permissions', () => {
@@ -136,6 +151,28 @@ describe('permissions', () => {
     foreign = (await server.tokenOf({ memberId: other.owner.memberId }, other.id)).token;
     const key = await server.ledger.newKey();
     keyId = key.keyId;
+    const webhook = done(
+      await server.ledger.webhooks.create(server.ledger.owner, {
+        organizationId: id,
+        url: 'https://example.com/',
+        eventTypes: ['KeyCreated'],
+      }),
+    );
+    const delivery = await server.ledger.db
+      .insertInto('webhook_deliveries')
+      .values({
+        endpoint_id: webhook.result.endpointId,
+        organization_id: id,
+        event_position: key.position,
+        state: 'delivered',
+        next_attempt_at: null,
+        failures: 0,
+        claims: 1,
+        created_at: new Date(),
+        finished_at: new Date(),
+      })
+      .returning('id')
+      .executeTakeFirstOrThrow();
     Object.assign(nodeIds, {
       ApiKey: encodeGlobalId('ApiKey', keyId),
       Organization: server.organizationId,
@@ -144,6 +181,8 @@ describe('permissions', () => {
       LedgerEvent: encodeGlobalId('LedgerEvent', key.position),
       Alert: encodeGlobalId('Alert', await raiseAlert(server.ledger, keyId)),
       AlertRule: encodeGlobalId('AlertRule', defaultRuleId(id, 'EXPIRING_SOON')),
+      WebhookEndpoint: encodeGlobalId('WebhookEndpoint', webhook.result.endpointId),
+      WebhookDelivery: encodeGlobalId('WebhookDelivery', delivery.id),
     });
   });
   afterAll(() => server.close());

@@ -23,6 +23,7 @@ describe('every expected failure of a mutation', () => {
         addMember: 'member { id }',
         updateOrganizationSettings: 'organization { id }',
         createAccessToken: 'accessToken { id }',
+        createWebhookEndpoint: 'endpoint { id }',
       }[name] ?? '';
     const document = `mutation ($input: ${CAPITAL(name)}Input!) { ${name}(input: $input) { __typename ... on ${CAPITAL(name)}Payload { position ${payload} } ... on UserError { code message } ... on InvalidInput { field } ${name === 'recordUsage' ? '' : '... on NotFound { field }'} } }`;
     const { data, errors } = await server.query(document, { input }, token);
@@ -170,6 +171,14 @@ describe('every expected failure of a mutation', () => {
       personal: true,
     };
     expect(await run('createApiKey', input, owner.token)).toMatchObject({ __typename: 'KeyArchived' });
+  });
+
+  it('WEBHOOK_INACTIVE', async () => {
+    const url = 'https://example.com/hook';
+    const created = await run('createWebhookEndpoint', { ...org(), url, eventTypes: ['KEY_CREATED'] });
+    const id = textAt(created, 'endpoint.id');
+    await run('updateWebhookEndpoint', { id, active: false });
+    expect(await run('sendTestWebhook', { id })).toMatchObject({ __typename: 'WebhookInactive' });
   });
 
   it('IDEMPOTENCY_CONFLICT', async () => {

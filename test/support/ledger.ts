@@ -14,6 +14,8 @@ import { sealingKeysOf } from '../../src/identity/sealing-keys.ts';
 import type { Done, Outcome } from '../../src/ledger/run-command.ts';
 import { clientConfig } from '../../src/postgres/client-config.ts';
 import { openDatabase } from '../../src/postgres/pool.ts';
+import { createAddressPolicy } from '../../src/webhooks/address-policy.ts';
+import { createWebhookCommands } from '../../src/webhooks/webhook-commands.ts';
 import type { VerifyRequest } from '../../src/admission/admission.ts';
 import { createTestDatabase, type TestDatabase } from './database.ts';
 
@@ -29,7 +31,12 @@ type Shared = {
 
 /** Opens a ledger with one organization and its owner. `on`: another server on the database of an earlier one. */
 export async function openTestLedger(
-  options: { readonly on?: Shared; readonly peppers?: Peppers; readonly keyOperationsPerHour?: number | null } = {},
+  options: {
+    readonly on?: Shared;
+    readonly peppers?: Peppers;
+    readonly keyOperationsPerHour?: number | null;
+    readonly webhookAllowPrivate?: readonly string[];
+  } = {},
 ) {
   const testDatabase: TestDatabase = options.on?.testDatabase ?? (await createTestDatabase());
   const errors: Error[] = [];
@@ -42,6 +49,8 @@ export async function openTestLedger(
   const keys = createKeyCommands({ ...context, peppers, argon2, keyOperationsPerHour: options.keyOperationsPerHour ?? null });
   const organizations = createOrganizationCommands(context);
   const balances = createBalanceCommands(context);
+  const policy = createAddressPolicy(options.webhookAllowPrivate ?? []);
+  const webhooks = createWebhookCommands({ ...context, peppers, policy });
   const tokens = createTokenCommands(context);
   const alerts = createAlertCommands(context);
   const admission = createAdmission({ database, connection: clientConfig(settings), peppers, argon2, onError });
@@ -62,6 +71,8 @@ export async function openTestLedger(
     keys,
     organizations,
     balances,
+    webhooks,
+    policy,
     tokens,
     alerts,
     admission,
