@@ -1,5 +1,5 @@
 /**
- * Every expected failure, in one catalogue. GraphQL's error types and codes, the bodies and statuses of the data plane and docs/refusals.md derive from it.
+ * Every expected failure, in one catalogue. GraphQL's error types and codes, the bodies and statuses of the data plane and the tables of docs/data-plane.md derive from it.
  * `httpStatus` is what the end client of a refused verification should see, or the status of a refused request to our own HTTP.
  */
 export const VERIFICATION_REFUSALS = {

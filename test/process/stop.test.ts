@@ -35,6 +35,7 @@ async function start(env: NodeJS.ProcessEnv = {}): Promise<{ readonly server: Se
   return { server, url: await server.listening() };
 }
 
+const CONTINUE = 'HTTP/1.1 100 Continue\r\n\r\n';
 const HEADERS = { authorization: `Bearer ${TOKEN}`, 'content-type': 'application/json' };
 
 async function organizationOf(url: string): Promise<string> {
@@ -47,21 +48,30 @@ async function organizationOf(url: string): Promise<string> {
     .organization.id;
 }
 
-/** A verification whose body has not arrived whole: the server has to wait for the rest, and it for the server. */
+/**
+ * A verification whose body has not arrived whole: the server has to wait for the rest, and it for the server. `100 Continue` says that the server has begun
+ * with it; a connection without a request would be closed at once.
+ */
 async function beginVerification(url: string) {
   const body = JSON.stringify({ key: 'no key of ours' });
   const socket = connect(Number(new URL(url).port), '127.0.0.1');
   let answer = '';
-  socket.setEncoding('utf8').on('data', (text: string) => (answer += text));
+  const begun = Promise.withResolvers<void>();
+  socket.setEncoding('utf8').on('data', (text: string) => {
+    answer += text;
+    if (answer.startsWith(CONTINUE)) begun.resolve();
+  });
   const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));
+  void closed.then(() => begun.reject(new Error(`closed before it had begun: ${answer}`)));
   socket.write(
-    `POST /v1/verify HTTP/1.1\r\nHost: keyledger\r\nAuthorization: Bearer ${TOKEN}\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body.slice(0, 5)}`,
+    `POST /v1/verify HTTP/1.1\r\nHost: keyledger\r\nAuthorization: Bearer ${TOKEN}\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: ${body.length}\r\n\r\n${body.slice(0, 5)}`,
   );
+  await begun.promise;
   return {
     async finish(): Promise<string> {
       socket.write(body.slice(5));
       await closed;
-      return answer;
+      return answer.slice(CONTINUE.length);
     },
   };
 }
@@ -111,7 +121,6 @@ test.each([
   const socket = await openSocket(url, organizationId);
   const events = await openEvents(url, organizationId);
   const request = await beginVerification(url);
-  await sleep(100); // until its first bytes are read; it would be refused otherwise, which the test would see
   const tree = await processTree(server.pid);
   expect(tree.length).toBeGreaterThan(5);
 
@@ -143,7 +152,6 @@ test.each([
 test('a request that never comes whole is waited for no longer than SHUTDOWN_GRACE_SECONDS', async () => {
   const { server, url } = await start({ SHUTDOWN_GRACE_SECONDS: '1' });
   await beginVerification(url);
-  await sleep(100);
   const tree = await processTree(server.pid);
   server.signal('SIGTERM');
   expect(await server.ended).toBe(0);
