@@ -40,11 +40,13 @@ CREATE TABLE usage_events (
   endpoint      text COLLATE "C",
   model         text COLLATE "C",
   request_id    text COLLATE "C",      -- only where the caller chose one; otherwise the position is the request's id
-  detail        text COLLATE "C",      -- a refusal's rule and numbers
+  detail        text COLLATE "C",      -- a refusal's rule and numbers; with an outdated secret that passed, which
   PRIMARY KEY (position)
 ) PARTITION BY RANGE (position);
 -- A key's request log, and by its keys an organization's: smaller than any table a projector could keep, and never behind.
 CREATE INDEX usage_events_by_key ON usage_events (key, position);
+-- When an outdated secret was last used. Empty but for those.
+CREATE INDEX usage_events_of_outdated ON usage_events (key, detail, position) WHERE code = 0 AND detail IS NOT NULL;
 
 CREATE TABLE usage_partitions (
   first_position bigint PRIMARY KEY,
@@ -160,6 +162,7 @@ BEGIN
     EXECUTE format('CREATE TABLE %I (LIKE usage_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', name);
     EXECUTE format('ALTER TABLE %I ADD PRIMARY KEY (position)', name);
     EXECUTE format('CREATE INDEX ON %I (key, position)', name);
+    EXECUTE format('CREATE INDEX ON %I (key, detail, position) WHERE code = 0 AND detail IS NOT NULL', name);
     EXECUTE format('CREATE TRIGGER usage_events_immutable BEFORE UPDATE OR DELETE ON %I FOR EACH ROW EXECUTE FUNCTION refuse_change()', name);
     EXECUTE format('CREATE TRIGGER usage_events_no_truncate BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', name);
     EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER usage_events_immutable', name);

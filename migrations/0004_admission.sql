@@ -504,6 +504,16 @@ BEGIN
     END LOOP;
   END IF;
 
+  IF true = ANY (outdated) THEN
+    details := coalesce(details, array_fill(NULL::text, ARRAY[cardinality(codes)]));
+    FOR nth IN
+      SELECT r.ordinal, r.lookup_id FROM unnest(outdated, codes, p_lookup_id) WITH ORDINALITY AS r (outdated, code, lookup_id, ordinal)
+      WHERE r.outdated AND r.code = 0
+    LOOP
+      details[nth.ordinal] := 'outdated secret ' || nth.lookup_id;
+    END LOOP;
+  END IF;
+
   IF 102 = ANY (codes) THEN
     special := coalesce(special, array_fill(NULL::json, ARRAY[cardinality(codes)]));
     FOR nth IN

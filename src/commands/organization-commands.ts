@@ -24,7 +24,7 @@ import { writeOrganizationRows } from '../projections/organization-row.ts';
 import { ForbiddenError, requirePermission } from './authorization.ts';
 import { parseInput } from './input.ts';
 import { foundOrganization, type FoundedOrganization } from './found-organization.ts';
-import { consentOf, createJoinCode, refuseStaleConsent, type JoinCode } from './join-consent.ts';
+import { consentOf, createJoinCode, refuseStaleConsent, type JoinCodeResult } from './join-consent.ts';
 import { idempotencyKeySchema } from './key-input.ts';
 import { personEffect, personFields, titleSchema } from './person.ts';
 import { followMembers } from './personal-keys.ts';
@@ -78,7 +78,7 @@ export type OrganizationCommands = {
   removeMember(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
   /** The caller's own membership ends. */
   leave(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
-  createJoinCode(actor: Actor, input: unknown): Promise<JoinCode | Refusal>;
+  createJoinCode(actor: Actor, input: unknown): Promise<Outcome<JoinCodeResult>>;
 };
 
 const FOLD = { initial: ABSENT_ORGANIZATION, parse: parseEvent.organization, evolve: evolveOrganization };

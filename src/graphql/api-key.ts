@@ -10,6 +10,7 @@ import type { Builder } from './builder.ts';
 import { actorOf } from './context.ts';
 import type { Enums } from './enums.ts';
 import { encodeGlobalId } from './global-id.ts';
+import { addOutdatedSecret } from './outdated-secret.ts';
 import { LIFECYCLE_TYPES, readEvents, type LedgerEventRefs } from './ledger-event.ts';
 import type { TypeRefs } from './type-refs.ts';
 import { readRequestLog, type UsageRefs } from './usage.ts';
@@ -58,6 +59,7 @@ export function addApiKey(
       remaining: t.float({ resolve: ({ remaining }) => Number(remaining) }),
     }),
   });
+  const outdatedSecret = addOutdatedSecret(builder);
   const past = addPastKey(builder, enums);
 
   types.apiKey.implement({
@@ -69,6 +71,11 @@ export function addApiKey(
       status: t.field({ type: enums.keyStatus, resolve: (key) => key.status }),
       category: t.exposeString('category'),
       masked: t.exposeString('masked', { description: 'Such as `sk_live_a1b2...wxyz`.' }),
+      outdatedSecrets: t.field({
+        type: [outdatedSecret],
+        description: 'Secrets before the current one that still work, the one that ends first first.',
+        resolve: async (key, _args, context) => [...(await context.outdatedSecrets.load(key.number))],
+      }),
       permissions: t.stringList({ resolve: (key) => [...key.permissions] }),
       createdAt: t.field({ type: 'DateTime', resolve: (key) => key.created_at }),
       createdBy: t.field({ type: actor, resolve: (key) => ({ actorId: key.created_by, organizationId: key.organization_id }) }),

@@ -3,6 +3,7 @@ import DataLoader from 'dataloader';
 import type { Actor } from '../domain/actor.ts';
 import type { KeyWindows } from '../admission/read-windows.ts';
 import { lastUsed } from '../projections/usage-queries.ts';
+import { readOutdatedSecrets, type OutdatedSecret } from './outdated-secret.ts';
 import { unauthenticated } from './client-error.ts';
 import type { GraphqlDependencies } from './dependencies.ts';
 import type { GraphqlLimits } from './limits.ts';
@@ -22,6 +23,7 @@ export type GraphqlContext = {
   readonly disconnected: AbortSignal | undefined;
   readonly lastUsed: DataLoader<number, Date | null>;
   readonly windows: DataLoader<number, KeyWindows>;
+  readonly outdatedSecrets: DataLoader<number, readonly OutdatedSecret[]>;
 };
 
 export type Caller = Pick<GraphqlContext, 'deps' | 'limits' | 'actor' | 'authorization' | 'session' | 'disconnected'>;
@@ -45,6 +47,10 @@ export function createContext(caller: Caller): GraphqlContext {
     windows: new DataLoader(async (numbers) => {
       const found = await deps.windows(numbers);
       return numbers.map((number) => found.get(number) ?? NO_WINDOWS);
+    }),
+    outdatedSecrets: new DataLoader(async (numbers) => {
+      const found = await readOutdatedSecrets(deps.database.kysely, numbers);
+      return numbers.map((number) => found.get(number) ?? []);
     }),
   };
 }

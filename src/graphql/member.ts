@@ -1,4 +1,4 @@
-import type { JoinCode } from '../commands/join-consent.ts';
+import type { JoinCodeResult } from '../commands/join-consent.ts';
 import type { OrganizationResult } from '../commands/organization-commands.ts';
 import type { Done } from '../ledger/run-command.ts';
 import type { Builder } from './builder.ts';
@@ -89,19 +89,22 @@ export function addMember(builder: Builder, enums: Enums, types: TypeRefs, refus
     payload: (t) => ({ position: t.field({ type: 'Position', resolve: (done) => done.position }) }),
     run: (actor, input, { deps }) => deps.organizations.leave(actor, input),
   });
-  addMutation<JoinCode>(builder, refusals, {
+  addMutation<Done<JoinCodeResult>>(builder, refusals, {
     name: 'createJoinCode',
     description:
       'Your word that you join another organization, for whoever adds you there: only so you are known there as the same person. Good for an hour, and once.',
     permissions: ['membership:own'],
-    idempotent: false,
     input: (t) => ({ organizationId: t.id({ required: true, description: 'The organization that you want to join.' }) }),
     ids: { organizationId: 'Organization' },
-    refusals: ['INVALID_INPUT'],
+    refusals: ['INVALID_INPUT', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (made) => made.position }),
-      joinCode: t.string({ resolve: (made) => made.code.reveal() }),
-      expiresAt: t.field({ type: 'DateTime', resolve: (made) => made.expiresAt }),
+      position: t.field({ type: 'Position', resolve: (done) => done.position }),
+      joinCode: t.string({
+        nullable: true,
+        description: 'Null in a replayed answer after an hour, when it is good for nothing any more.',
+        resolve: ({ secret }) => secret?.reveal() ?? null,
+      }),
+      expiresAt: t.field({ type: 'DateTime', resolve: ({ result }) => new Date(result.expiresAt) }),
     }),
     run: (actor, input, { deps }) => deps.organizations.createJoinCode(actor, input),
   });

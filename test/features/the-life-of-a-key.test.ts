@@ -42,6 +42,44 @@ test('2.2 a regenerated key keeps its id, and its old secret stops at once', asy
   });
 });
 
+test('2.3 with an overlap the old secret works on, verification tells that it is outdated, and the list when it was last used', async () => {
+  const selection = 'secret apiKey { id masked outdatedSecrets { masked worksUntil lastUsedAt } }';
+  const { secret, apiKey } = await product.createKey();
+  await product.verify({ key: secret });
+  const overlapUntil = new Date(Date.now() + 3_600_000).toISOString();
+  const renewed = await product.mutate<NewKey>('regenerateApiKey', { id: apiKey.id, overlapUntil }, selection);
+  const { masked } = apiKey;
+  // Its uses before it was outdated are no news.
+  expect(renewed.apiKey).toMatchObject({ outdatedSecrets: [{ masked, worksUntil: overlapUntil, lastUsedAt: null }] });
+
+  expect(await product.verify({ key: renewed.secret })).toMatchObject({ code: 'VALID', key: { outdatedSecret: false } });
+  const shown = () =>
+    product.key(apiKey.id, 'events(first: 10) { edges { node { type } } } outdatedSecrets { masked worksUntil lastUsedAt }');
+  expect(await shown()).toMatchObject({ outdatedSecrets: [{ lastUsedAt: null }] });
+  expect(await product.verify({ key: secret, permissions: ['none'] })).toMatchObject({ code: 'PERMISSION_DENIED' });
+  expect(await shown()).toMatchObject({ outdatedSecrets: [{ lastUsedAt: null }] });
+
+  const before = Date.now();
+  expect(await product.verify({ key: secret })).toMatchObject({ code: 'VALID', key: { id: apiKey.keyId, outdatedSecret: true } });
+  const used = await shown();
+  expect(used).toMatchObject({ outdatedSecrets: [{ masked, lastUsedAt: expect.any(String) as unknown }] });
+  expect(Math.abs(Date.parse(textAt(listAt(used, 'outdatedSecrets')[0], 'lastUsedAt')) - before)).toBeLessThan(5000);
+  // Verification wrote nothing into the key's history.
+  expect(listAt(used, 'events.edges').map((edge) => textAt(edge, 'node.type'))).toEqual(['KEY_CREATED', 'REGENERATED']);
+
+  const soon = new Date(Date.now() + 7_200_000).toISOString();
+  const again = await product.mutate<NewKey>('regenerateApiKey', { id: apiKey.id, overlapUntil: soon }, selection);
+  expect(again.apiKey).toMatchObject({
+    outdatedSecrets: [
+      { masked, worksUntil: overlapUntil, lastUsedAt: expect.any(String) as unknown },
+      { masked: renewed.apiKey.masked, worksUntil: soon, lastUsedAt: null },
+    ],
+  });
+  expect(await product.mutate<NewKey>('regenerateApiKey', { id: apiKey.id }, selection)).toMatchObject({ apiKey: { outdatedSecrets: [] } });
+  for (const old of [secret, renewed.secret, again.secret])
+    expect(await product.verify({ key: old })).toMatchObject({ code: 'INVALID_KEY' });
+});
+
 test('2.4 all settings of a key can be changed, and what is left out stays', async () => {
   const { secret, apiKey } = await product.createKey({ name: 'before', quotas: { daily: 5 }, permissions: ['a'], metadata: { a: 1 } });
   const changes = {
