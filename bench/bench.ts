@@ -1,10 +1,12 @@
 import type { BenchPostgres } from './database/bench-postgres.ts';
-import { createLedgerDatabase, type LedgerDatabase } from './database/ledger-database.ts';
+import { createLedgerDatabase, type LedgerDatabase, type LedgerDatabaseOptions } from './database/ledger-database.ts';
 import type { LoadGenerator } from './load/load-generator.ts';
 import type { BenchOptions } from './options.ts';
 import type { RowId } from './rows.ts';
 import { startBetterAuth, type BetterAuth } from './subjects/better-auth.ts';
 import { startKeyledger, type Subject } from './subjects/keyledger-server.ts';
+
+type NewLedger = Omit<LedgerDatabaseOptions, 'onProgress'>;
 
 /** What scenarios work with. Everything that is started through it ends with it. */
 export type Bench = {
@@ -15,7 +17,7 @@ export type Bench = {
   progress(line: string): void;
   /** A ledger with `--keys` keys, made at the first call. */
   ledger(): Promise<LedgerDatabase>;
-  newLedger(name: string, options: { readonly keys: number; readonly ageDays?: number }): Promise<LedgerDatabase>;
+  newLedger(name: string, options: NewLedger): Promise<LedgerDatabase>;
   /** better-auth with `--keys` keys, started at the first call. */
   betterAuth(): Promise<BetterAuth>;
   /** A server on a ledger; the caller stops it, or the end of the bench. */
@@ -44,7 +46,7 @@ export function createBench(
   let ledger: Promise<LedgerDatabase> | undefined;
   let betterAuth: Promise<BetterAuth> | undefined;
 
-  async function newLedger(name: string, wanted: { readonly keys: number; readonly ageDays?: number }): Promise<LedgerDatabase> {
+  async function newLedger(name: string, wanted: NewLedger): Promise<LedgerDatabase> {
     progress(`making a ledger with ${wanted.keys} keys`);
     const made = await createLedgerDatabase(postgres, name, { ...wanted, onProgress: progress });
     acquired.defer(() => made.close());

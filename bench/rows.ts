@@ -71,6 +71,30 @@ export const ROWS = [
     floor: 0.85,
     goal: 0.95,
   },
+  {
+    id: 'statistics',
+    what: '10 million usage events over a year and 100,000 keys: totals and series by key, category and organization, through GraphQL, one client: p99 of the slowest kind of question',
+    unit: 'ms',
+    better: 'lower',
+    floor: 100,
+    goal: 50,
+  },
+  {
+    id: 'request-log',
+    what: 'the same ledger: pages of the request log, p99 of the slowest kind',
+    unit: 'ms',
+    better: 'lower',
+    floor: 50,
+    goal: 25,
+  },
+  {
+    id: 'key-list',
+    what: "the same ledger: pages of the keys' list in each order, p99 of the slowest kind",
+    unit: 'ms',
+    better: 'lower',
+    floor: 100,
+    goal: 50,
+  },
 ] as const satisfies readonly RowDefinition[];
 
 export type RowId = (typeof ROWS)[number]['id'];

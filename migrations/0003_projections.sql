@@ -83,7 +83,7 @@ CREATE INDEX key_last_used_recently ON key_last_used (organization, last_used_mi
 
 -- Lists of keys by expiry and by use; the rest of their orders is in migration 0002.
 CREATE INDEX api_keys_by_expiry ON api_keys (organization_id, coalesce(expires_at, 'infinity'::timestamptz), id);
-CREATE INDEX api_keys_by_number ON api_keys (organization_id, number);
+CREATE INDEX api_keys_by_id ON api_keys (organization_id, id) INCLUDE (number);
 
 DO $$
 DECLARE

@@ -22,6 +22,9 @@ export type LedgerDatabase = {
   readonly organizationNumber: number;
   /** Access token of a service that may verify and report. */
   readonly gatewayToken: string;
+  /** Access token of a service that may read all of it. */
+  readonly readerToken: string;
+  readonly organizationId: string;
   /** As many of its keys as were asked for, the first ones made. */
   readonly keys: readonly SeededKey[];
   /** The owner's connection, for what the server may not do. */
@@ -33,6 +36,7 @@ export type LedgerDatabaseOptions = {
   readonly keys: number;
   /** So many days lie between the making of the organization and its keys and now. */
   readonly ageDays?: number;
+  readonly categoryOf?: (index: number) => string;
   readonly onProgress: (line: string) => void;
 };
 
@@ -61,7 +65,11 @@ export async function createLedgerDatabase(postgres: BenchPostgres, name: string
     const token = newAccessToken(randomBytes(32));
     const permissions = ['keys:verify', 'usage:write'];
     done(await createTokenCommands(context).create(null, { organizationId, name: 'Gateway', permissions }, token));
-    const keys = await seedKeys(database, { organizationId, peppers, count: options.keys, onProgress: options.onProgress });
+    const reader = newAccessToken(randomBytes(32));
+    const reading = ['organization:read', 'keys:read', 'keys:write', 'usage:read', 'log:read'];
+    done(await createTokenCommands(context).create(null, { organizationId, name: 'Console', permissions: reading }, reader));
+    const { categoryOf, onProgress } = options;
+    const keys = await seedKeys(database, { organizationId, peppers, count: options.keys, categoryOf, onProgress });
     await setClock(owner, 'clock_timestamp()');
     // What autovacuum would have done while the keys were made one by one. It leaves the empty usage tables alone, and so does this.
     await owner.query('VACUUM ANALYZE events, api_keys, key_verifiers, key_windows, key_window_buckets');
@@ -79,6 +87,8 @@ export async function createLedgerDatabase(postgres: BenchPostgres, name: string
       },
       organizationNumber: numbers.rows[0]?.number ?? 0,
       gatewayToken: token.reveal(),
+      readerToken: reader.reveal(),
+      organizationId,
       keys,
       owner,
       close: () => owner.end(),

@@ -19,6 +19,8 @@ export type SeedKeysOptions = {
   readonly organizationId: string;
   readonly peppers: Peppers;
   readonly count: number;
+  /** Of the n-th key; `production` unless told. */
+  readonly categoryOf?: ((index: number) => string) | undefined;
   readonly onProgress: (line: string) => void;
 };
 
@@ -72,6 +74,7 @@ async function seedChunk(
     const settings = {
       ...SETTINGS,
       name: `Key ${made + index + 1}`,
+      category: options.categoryOf?.(made + index) ?? SETTINGS.category,
       permissions: [...SETTINGS.permissions],
       ipAllowlist: [],
       allowedOrigins: [],

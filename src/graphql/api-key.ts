@@ -13,7 +13,8 @@ import { encodeGlobalId } from './global-id.ts';
 import { addOutdatedSecret } from './outdated-secret.ts';
 import { LIFECYCLE_TYPES, readEvents, type LedgerEventRefs } from './ledger-event.ts';
 import type { TypeRefs } from './type-refs.ts';
-import { readRequestLog, type UsageRefs } from './usage.ts';
+import { readRequestLog } from './request-log.ts';
+import type { UsageRefs } from './usage.ts';
 
 /** A key as it stood at a past moment. */
 type PastKey = { readonly state: Exclude<KeyState, { kind: 'absent' }>; readonly status: KeyStatus };
@@ -132,10 +133,10 @@ export function addApiKey(
         }),
       }),
       requestLog: t.field({
-        type: usage.requestLogConnection,
-        description: 'Newest first.',
+        type: usage.requests.connection,
+        description: 'Newest first. With a filter a page can be shorter than asked for and yet not the last.',
         authScopes: { permission: 'usage:read' },
-        args: { first: t.arg.int(), after: t.arg.string() },
+        args: { first: t.arg.int(), after: t.arg.string(), filter: t.arg({ type: usage.requests.filter }) },
         resolve: (key, args, context) => readRequestLog(context, key.number, args),
       }),
       alerts: t.field({

@@ -89,21 +89,52 @@ export type ListedKey = KeyRow & { readonly cursor: string };
  * Keys in order from a cursor on. Keyset, not offset: each page costs the same, and keys that come or go in between shift nothing. The cursor holds the
  * sorted value as the database's own text, since a Date would lose its microseconds.
  */
-export async function listKeys(
+export async function listKeys(db: Kysely<Tables>, actor: Actor, request: KeyPageRequest): Promise<readonly ListedKey[]> {
+  const { order, limit, after } = request;
+  const from = after === null ? null : parseCursor(after, order);
+  if (order.field !== 'LAST_USED_AT') return readKeys(db, actor, request, from, sortedBy(order.field));
+  // Used keys are walked in the order of the index on when they were, and those that never were by their ids: as one list, each page would sort all keys.
+  const parts = [used(actor), NEVER_USED] as const;
+  const [first, second] = order.direction === 'ASC' ? parts.toReversed() : parts;
+  if (first === undefined || second === undefined) return [];
+  const inSecond = from !== null && (from.value === NEVER) !== (first === NEVER_USED);
+  const head = inSecond ? [] : await readKeys(db, actor, request, from, first);
+  if (head.length >= limit) return head;
+  const rest = await readKeys(db, actor, { ...request, limit: limit - head.length }, inSecond ? from : null, second);
+  return [...head, ...rest];
+}
+
+/** What a list is sorted by, and the relation `u` that it takes for it. */
+type SortedBy = {
+  readonly join: RawBuilder<unknown>;
+  readonly value: RawBuilder<unknown>;
+  readonly type: RawBuilder<unknown>;
+  readonly where?: RawBuilder<unknown>;
+  /** The value is the same for all: they are in the order of their ids. */
+  readonly constant?: boolean;
+  /** Comes first in the index, and follows from the value. */
+  readonly leading?: { readonly column: RawBuilder<unknown>; readonly of: (value: string) => RawBuilder<unknown> };
+};
+
+async function readKeys(
   db: Kysely<Tables>,
   actor: Actor,
-  { filter, order, limit, after }: KeyPageRequest,
+  { filter, order, limit }: KeyPageRequest,
+  from: { readonly value: string; readonly id: string } | null,
+  { join, where, value, type, leading, constant }: SortedBy,
 ): Promise<readonly ListedKey[]> {
-  const { value, type } = SORTED_BY[order.field];
-  const from = after === null ? null : parseCursor(after, order);
   const compare = order.direction === 'ASC' ? sql`>` : sql`<`;
-  const beyond = from === null ? sql`true` : sql`(${value}, k.id) ${compare} (${from.value}::${type}, ${from.id}::uuid)`;
   const direction = order.direction === 'ASC' ? sql`ASC` : sql`DESC`;
+  const conditions = [visible(actor), matching(filter), ...(where === undefined ? [] : [where])];
+  if (from !== null && constant === true) conditions.push(sql`k.id ${compare} ${from.id}::uuid`);
+  else if (from !== null) conditions.push(sql`(${value}, k.id) ${compare} (${from.value}::${type}, ${from.id}::uuid)`);
+  if (from !== null && leading !== undefined) conditions.push(sql`${leading.column} ${compare}= ${leading.of(from.value)}`);
+  const sorting = [...(leading === undefined ? [] : [leading.column]), ...(constant === true ? [] : [value]), sql`k.id`];
   const { rows } = await sql<KeyRow & { readonly sorted: string }>`
     SELECT ${COLUMNS}, (${value})::text AS sorted
-    FROM api_keys k ${joinLastUsed(filter, order)}
-    WHERE ${visible(actor)} AND ${matching(filter)} AND ${beyond}
-    ORDER BY ${value} ${direction}, k.id ${direction}
+    FROM api_keys k ${join} ${order.field === 'LAST_USED_AT' ? sql`` : joinLastUsed(filter)}
+    WHERE ${sql.join(conditions, sql` AND `)}
+    ORDER BY ${sql.join(sorting.map((column) => sql`${column} ${direction}`))}
     LIMIT ${limit}`.execute(db);
   return rows.map(({ sorted, ...row }) => ({ ...row, cursor: formatCursor(order, sorted, row.id) }));
 }
@@ -111,23 +142,48 @@ export async function listKeys(
 /** How many keys a filter admits. */
 export async function countKeys(db: Kysely<Tables>, actor: Actor, filter: KeyFilter): Promise<number> {
   const { rows } = await sql<{ count: number }>`
-    SELECT count(*)::integer AS count FROM api_keys k ${joinLastUsed(filter, null)} WHERE ${visible(actor)} AND ${matching(filter)}`.execute(
-    db,
-  );
+    SELECT count(*)::integer AS count FROM api_keys k ${joinLastUsed(filter)} WHERE ${visible(actor)} AND ${matching(filter)}`.execute(db);
   return rows[0]?.count ?? 0;
 }
 
-const SORTED_BY: Readonly<Record<KeyOrder['field'], { readonly value: RawBuilder<unknown>; readonly type: RawBuilder<unknown> }>> = {
-  CREATED_AT: { value: sql`k.created_at`, type: sql`timestamptz` },
-  NAME: { value: sql`k.name_folded`, type: sql`text` },
-  EXPIRES_AT: { value: sql`coalesce(k.expires_at, 'infinity')`, type: sql`timestamptz` },
-  LAST_USED_AT: { value: sql`coalesce(u.last_used_at, '-infinity')`, type: sql`timestamptz` },
+function sortedBy(field: Exclude<KeyOrder['field'], 'LAST_USED_AT'>): SortedBy {
+  switch (field) {
+    case 'CREATED_AT':
+      return { join: sql``, value: sql`k.created_at`, type: sql`timestamptz` };
+    case 'NAME':
+      return { join: sql``, value: sql`k.name_folded`, type: sql`text` };
+    case 'EXPIRES_AT':
+      return { join: sql``, value: sql`coalesce(k.expires_at, 'infinity'::timestamptz)`, type: sql`timestamptz` };
+  }
+  return field satisfies never;
+}
+
+const NEVER = '-infinity';
+const LIVE_SLOT = sql`SELECT slot FROM projections WHERE name = 'usage' AND state = 'live'`;
+
+/** The rows of an organization, walked by (organization, last_used_minute). */
+function used({ organizationId }: Actor): SortedBy {
+  return {
+    join: sql`
+      JOIN key_last_used u ON u.key = k.number AND u.slot = (${LIVE_SLOT}) AND u.organization = (SELECT number FROM organizations WHERE id = ${organizationId}::uuid)`,
+    value: sql`u.last_used_at`,
+    type: sql`timestamptz`,
+    leading: { column: sql`u.last_used_minute`, of: (value) => sql`date_bin('1 minute', ${value}::timestamptz, '2000-01-01T00:00:00Z')` },
+  };
+}
+
+/** Walked by (organization, id), and none of them is used. */
+const NEVER_USED: SortedBy = {
+  join: sql`LEFT JOIN key_last_used u ON u.key = k.number AND u.slot = (${LIVE_SLOT})`,
+  where: sql`u.key IS NULL`,
+  value: sql`'${sql.raw(NEVER)}'::timestamptz`,
+  type: sql`timestamptz`,
+  constant: true,
 };
 
-function joinLastUsed(filter: KeyFilter, order: KeyOrder | null): RawBuilder<unknown> {
-  if (order?.field !== 'LAST_USED_AT' && filter.unusedForDays == null) return sql``;
-  return sql`
-    LEFT JOIN key_last_used u ON u.key = k.number AND u.slot = (SELECT slot FROM projections WHERE name = 'usage' AND state = 'live')`;
+function joinLastUsed(filter: KeyFilter): RawBuilder<unknown> {
+  if (filter.unusedForDays == null) return sql``;
+  return sql`LEFT JOIN key_last_used u ON u.key = k.number AND u.slot = (${LIVE_SLOT})`;
 }
 
 function matching(filter: KeyFilter): RawBuilder<unknown> {

@@ -18,7 +18,8 @@ import type { addOrganizationSettings } from './organization-settings.ts';
 import { pageOf, pageSizeOf } from './paging.ts';
 import type { AccessTokenRow, MemberRow, TypeRefs } from './type-refs.ts';
 import { encodeGlobalId } from './global-id.ts';
-import { readRequestLog, type UsageRefs } from './usage.ts';
+import { readRequestLog } from './request-log.ts';
+import type { UsageRefs } from './usage.ts';
 
 type PastMember = { readonly organizationId: string; readonly memberId: string; readonly role: Role };
 type PastOrganization = Exclude<OrganizationState, { kind: 'absent' }>;
@@ -101,10 +102,10 @@ export function addOrganization(
         }),
       }),
       requestLog: t.field({
-        type: usage.requestLogConnection,
-        description: 'Newest first, of the keys that you may see.',
+        type: usage.requests.connection,
+        description: 'Newest first, of the keys that you may see. With a filter a page can be shorter than asked for and yet not the last.',
         authScopes: { permission: 'usage:read' },
-        args: { first: t.arg.int(), after: t.arg.string() },
+        args: { first: t.arg.int(), after: t.arg.string(), filter: t.arg({ type: usage.requests.filter }) },
         resolve: (_organization, args, context) => readRequestLog(context, undefined, args),
       }),
       alerts: t.field({

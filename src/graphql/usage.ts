@@ -1,19 +1,14 @@
 import {
-  requestLog,
   subjectLastUsed,
   usageSeries,
   usageTotals,
-  type RequestLogEntry,
   type UsagePoint,
   type UsageSubject,
   type UsageTotals,
 } from '../projections/usage-queries.ts';
 import type { Builder } from './builder.ts';
-import { badUserInput } from './client-error.ts';
-import { actorOf, type GraphqlContext } from './context.ts';
 import type { Enums } from './enums.ts';
-import { loadKeys, seesAllKeys, type KeyRow } from './key-reading.ts';
-import { pageOf, pageSizeOf, type Page } from './paging.ts';
+import { addRequestLog } from './request-log.ts';
 import type { TypeRefs } from './type-refs.ts';
 
 /** Usage over a period, of which totals and series are read only where they are selected. */
@@ -26,9 +21,6 @@ export type UsageQuestion = {
 
 type RefusalCount = UsageTotals['refusals'][number];
 export type UsageRefs = ReturnType<typeof addUsage>;
-
-/** A request that the caller may see, with its key. */
-export type LoggedRequest = { readonly entry: RequestLogEntry; readonly key: KeyRow };
 
 export function addUsage(builder: Builder, enums: Enums, types: TypeRefs) {
   const refusalCount = builder.objectRef<RefusalCount>('RefusalCount').implement({
@@ -95,31 +87,7 @@ export function addUsage(builder: Builder, enums: Enums, types: TypeRefs) {
       }),
     }),
   });
-  const logged = builder.objectRef<LoggedRequest>('RequestLogEntry').implement({
-    description: 'One request, with what was reported about it afterwards.',
-    fields: (t) => ({
-      position: t.field({ type: 'Position', resolve: ({ entry }) => entry.position }),
-      requestId: t.string({ resolve: ({ entry }) => entry.requestId }),
-      apiKey: t.field({ type: types.apiKey, resolve: ({ key }) => key }),
-      at: t.field({ type: 'DateTime', resolve: ({ entry }) => entry.at }),
-      endpoint: t.string({
-        nullable: true,
-        description: 'Method and path, as the gateway gave them.',
-        resolve: ({ entry }) => entry.endpoint,
-      }),
-      status: t.int({
-        nullable: true,
-        description: 'What the end client was answered, where that is known.',
-        resolve: ({ entry }) => entry.status,
-      }),
-      durationMs: t.int({ nullable: true, description: 'To the first byte.', resolve: ({ entry }) => entry.durationMs }),
-      ip: t.string({ nullable: true, description: "The end client's address.", resolve: ({ entry }) => entry.ip }),
-      credits: t.int({ resolve: ({ entry }) => entry.credits }),
-      code: t.field({ type: enums.verificationCode, resolve: ({ entry }) => entry.code }),
-    }),
-  });
-  const requestLogConnection = builder.connectionObject({ type: logged, name: 'RequestLogConnection' });
-  return { usage, requestLogConnection };
+  return { usage, requests: addRequestLog(builder, enums, types) };
 }
 
 const EXACT = 'Counts are whole numbers, exact up to 2^53.';
@@ -134,40 +102,4 @@ export function decimalOfMicros(micros: bigint): string {
   const sign = micros < 0n ? '-' : '';
   const digits = (micros < 0n ? -micros : micros).toString().padStart(7, '0');
   return `${sign}${digits.slice(0, -6)}.${digits.slice(-6)}`;
-}
-
-/** Pages of the log are read until so many requests that the caller may see are found, but no more often than this. */
-const MAX_READS = 10;
-
-/** A page of the request log, newest first. A caller who does not see all keys gets the requests of those that it sees. */
-export async function readRequestLog(
-  context: GraphqlContext,
-  keyNumber: number | undefined,
-  args: { readonly first?: number | null | undefined; readonly after?: string | null | undefined },
-): Promise<Page<LoggedRequest>> {
-  const db = context.deps.database.kysely;
-  const actor = actorOf(context);
-  const size = pageSizeOf(args.first);
-  let before = args.after == null ? undefined : positionOf(args.after);
-  const subject = { organizationId: actor.organizationId, ...(keyNumber === undefined ? {} : { keyNumber }) };
-  const found: LoggedRequest[] = [];
-  const limit = seesAllKeys(actor) || keyNumber !== undefined ? size + 1 : 500;
-  for (let reads = 0; reads < MAX_READS && found.length <= size; reads++) {
-    const entries = await requestLog(db, subject, { limit, ...(before === undefined ? {} : { before }) });
-    const ids = [...new Set(entries.map((entry) => entry.keyId))];
-    const keys = new Map((await loadKeys(db, actor, ids)).flatMap((key) => (key === null ? [] : [[key.id, key] as const])));
-    for (const entry of entries) {
-      const key = keys.get(entry.keyId);
-      if (key !== undefined) found.push({ entry, key });
-    }
-    if (entries.length < limit) break;
-    before = entries.at(-1)?.position;
-  }
-  return pageOf(found, size, ({ entry }) => entry.position.toString(), args.after != null);
-}
-
-/** A position that was given as a cursor. */
-export function positionOf(cursor: string): bigint {
-  if (!/^(?:0|[1-9]\d{0,17})$/.test(cursor)) throw badUserInput("'after' is no cursor of this list.");
-  return BigInt(cursor);
 }

@@ -6,7 +6,6 @@ import type { Tables } from '../postgres/tables.ts';
 import { coverPeriod, GRAINS, seriesPoints, type GrainRange, type Granularity, type Period } from './usage-period.ts';
 
 export type { Granularity, Period } from './usage-period.ts';
-export { requestLog, type RequestLogEntry } from './request-log.ts';
 
 /**
  * A key, a category, or, with neither, the whole organization. A key of another organization has no usage. A request counts to the category that its key had

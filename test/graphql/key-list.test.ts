@@ -1,7 +1,10 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { encodeGlobalId } from '../../src/graphql/global-id.ts';
+import { createFolder } from '../../src/projections/projection.ts';
+import { USAGE_PROJECTION } from '../../src/projections/usage-fold.ts';
 import { done } from '../support/ledger.ts';
+import { appendUsage } from '../support/tenant.ts';
 import { at, listAt } from './at.ts';
 import { openTestGraphql, type TestGraphql } from './graphql-server.ts';
 
@@ -70,6 +73,36 @@ describe('the list of keys', () => {
     expect(new Set((await all({ field: 'EXPIRES_AT', direction: 'ASC' }, 100)).slice(0, 3))).toEqual(
       new Set(['alpha', 'epsilon_1', 'iota']),
     );
+  });
+
+  it('1.11 by last use has the newest used first, of one moment too, and the never used last', async () => {
+    const { db, organization } = server.ledger;
+    const numbers = new Map((await db.selectFrom('api_keys').select(['name', 'number']).execute()).map((key) => [key.name, key.number]));
+    const { number } = await db.selectFrom('organizations').select('number').where('id', '=', organization.id).executeTakeFirstOrThrow();
+    const moment = (secondsAgo: number) => new Date(Date.now() - secondsAgo * 1000).toISOString();
+    const same = moment(90);
+    const used = [
+      ['theta', moment(5)],
+      ['alpha', same],
+      ['iota', same],
+      ['kappa', same],
+      ['Beta', moment(4000)],
+    ] as const;
+    await appendUsage(
+      db,
+      number,
+      used.map(([name, occurred_at]) => ({ key: numbers.get(name) ?? 0, occurred_at })),
+    );
+    await createFolder(USAGE_PROJECTION, 'live')(db);
+    for (const first of [1, 2, 3, 100]) {
+      const descending = await all({ field: 'LAST_USED_AT', direction: 'DESC' }, first);
+      expect(descending).toHaveLength(NAMES.length + 1);
+      // Of one moment the newest key first.
+      expect(descending.slice(0, 5)).toEqual(['theta', 'kappa', 'iota', 'alpha', 'Beta']);
+      expect(await all({ field: 'LAST_USED_AT', direction: 'ASC' }, first)).toEqual(descending.toReversed());
+    }
+    const { names } = await page({ orderBy: { field: 'LAST_USED_AT', direction: 'DESC' }, filter: { unusedForDays: 1, search: 'eta' } });
+    expect(names).toEqual([]);
   });
 
   it('goes on after the last key seen, whatever was created or deleted meanwhile', async () => {

@@ -4,8 +4,9 @@ import { codeNumber } from '../../src/domain/usage.ts';
 import { openDatabase, type Database } from '../../src/postgres/pool.ts';
 import { createFolder } from '../../src/projections/projection.ts';
 import { USAGE_PROJECTION } from '../../src/projections/usage-fold.ts';
-import { lastUsed, requestLog, statisticsPosition, usageSeries, usageTotals } from '../../src/projections/usage-queries.ts';
-import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { requestLog, type RequestLogFilter } from '../../src/projections/request-log.ts';
+import { lastUsed, statisticsPosition, usageSeries, usageTotals } from '../../src/projections/usage-queries.ts';
+import { asAdmin, createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { appendUsage, createTenant, type Tenant, type TestKey } from '../support/tenant.ts';
 
 const MINUTE = 60_000;
@@ -151,7 +152,10 @@ test("another organization's key has no usage here", async () => {
   expect(
     await usageTotals(database.kysely, { organizationId: stranger.organizationId, keyNumber: one.number }, period(0, 3 * DAY)),
   ).toMatchObject({ requests: 0n });
-  expect(await requestLog(database.kysely, { organizationId: stranger.organizationId, keyNumber: one.number }, { limit: 10 })).toEqual([]);
+  expect(await requestLog(database.kysely, { organizationId: stranger.organizationId, keyNumber: one.number }, { limit: 10 })).toEqual({
+    entries: [],
+    before: null,
+  });
 });
 
 test('last used is the newest admission or report, not a refusal', async () => {
@@ -180,13 +184,15 @@ test('5.1, 5.4 the request log shows the newest first, in pages, with what was r
     { key: key.number, kind: 3, credits: 0, settles: String(first), status: 201, duration_ms: 12 },
   ]);
   const subject = { organizationId: tenant.organizationId, keyNumber: key.number };
-  const newest = await requestLog(database.kysely, subject, { limit: 2 });
+  const { entries: newest, before } = await requestLog(database.kysely, subject, { limit: 2 });
+  expect(before).toBe(first + 1n);
   expect(newest.map((entry) => [entry.position, entry.requestId, entry.code, entry.status])).toEqual([
     [first + 2n, `req_${first + 2n}`, 'RATE_LIMITED', null],
     [first + 1n, 'mine', 'VALID', null],
   ]);
   const older = await requestLog(database.kysely, subject, { limit: 2, before: first + 1n });
-  expect(older).toEqual([
+  expect(older.before).toBeNull();
+  expect(older.entries).toEqual([
     expect.objectContaining({
       position: first,
       keyId: key.id,
@@ -197,7 +203,68 @@ test('5.1, 5.4 the request log shows the newest first, in pages, with what was r
       credits: 1,
     }),
   ]);
-  expect(await requestLog(database.kysely, { organizationId: tenant.organizationId }, { limit: 100 })).toHaveLength(11);
+  expect((await requestLog(database.kysely, { organizationId: tenant.organizationId }, { limit: 100 })).entries).toHaveLength(11);
+});
+
+test('5.1 the request log is filtered by what was reported afterwards too, on pages that cost the same however rare a request is', async () => {
+  const key = await tenant.createKey();
+  const noise = Array.from({ length: 6000 }, () => ({ key: key.number, endpoint: 'GET /noise', ip: '192.0.2.9' }));
+  const first = await appendUsage(database.kysely, tenant.organizationNumber, [
+    { key: key.number, endpoint: 'GET /a', ip: '192.0.2.1', occurred_at: moment(-HOUR) },
+    { key: key.number, endpoint: 'POST /b', code: RATE_LIMITED, credits: 0 },
+  ]);
+  await appendUsage(database.kysely, tenant.organizationNumber, [
+    { key: key.number, kind: 3, credits: 0, settles: String(first), status: 503 },
+    ...noise,
+  ]);
+  const subject = { organizationId: tenant.organizationId, keyNumber: key.number };
+  const found = async (filter: RequestLogFilter) => {
+    const positions: bigint[] = [];
+    let pages = 0;
+    for (let before: bigint | undefined; ;) {
+      const page = await requestLog(database.kysely, subject, { limit: 2, before, filter });
+      positions.push(...page.entries.map((entry) => entry.position - first));
+      pages++;
+      if (page.before === null) return { positions, pages };
+      before = page.before;
+    }
+  };
+  // 6,002 requests are looked at 5,000 a page.
+  expect(await found({ status: 503 })).toEqual({ positions: [0n], pages: 2 });
+  expect(await found({ code: 'RATE_LIMITED' })).toEqual({ positions: [1n], pages: 2 });
+  expect(await found({ ip: '192.0.2.1', endpoint: 'GET /a' })).toEqual({ positions: [0n], pages: 2 });
+  expect(await found({ endpoint: 'GET /a', code: 'RATE_LIMITED' })).toEqual({ positions: [], pages: 2 });
+  expect(await found({ from: new Date(midnight - 2 * HOUR), to: new Date(midnight) })).toEqual({ positions: [0n], pages: 2 });
+});
+
+test("5.1 an organization of very many keys reads its log page by page, its own and nobody else's", async () => {
+  const many = await createTenant(database, 'Many keys');
+  const stranger = await createTenant(database, 'Somebody else');
+  const strange = await stranger.createKey();
+  const one = await many.createKey();
+  // Rows alone: what is read here is their number, owner and organization.
+  await asAdmin(
+    (admin) =>
+      admin.query(
+        `INSERT INTO keyledger.api_keys SELECT (json_populate_record(k, json_build_object('id', uuidv7(), 'number', 1000000 + i, 'name', 'copy ' || i, 'name_folded', 'copy ' || i))).*
+         FROM keyledger.api_keys k, generate_series(1, 600) AS i WHERE k.number = ${one.number}`,
+      ),
+    target.name,
+  );
+  const old = await appendUsage(database.kysely, many.organizationNumber, [{ key: one.number }, { key: 1_000_001 }]);
+  const own = Array.from({ length: 30 }, (_, index) => ({ key: 1_000_001 + index }));
+  await appendUsage(database.kysely, stranger.organizationNumber, [{ key: strange.number }]);
+  await appendUsage(database.kysely, many.organizationNumber, own);
+  await appendUsage(database.kysely, stranger.organizationNumber, [{ key: strange.number }]);
+  const seen: bigint[] = [];
+  for (let before: bigint | undefined; ;) {
+    const page = await requestLog(database.kysely, { organizationId: many.organizationId }, { limit: 7, before });
+    seen.push(...page.entries.map((entry) => entry.position));
+    if (page.before === null) break;
+    before = page.before;
+  }
+  const expected = [old, old + 1n, ...own.map((_, index) => old + 3n + BigInt(index))];
+  expect(seen).toEqual(expected.toReversed());
 });
 
 test('an event that can not be counted is parked with its reason, and the rest goes on', async () => {
