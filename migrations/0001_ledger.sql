@@ -17,7 +17,7 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_organization ON events (organization_id, position);
 -- Counts an actor's key operations of the last hour without reading anything else.
-CREATE INDEX events_key_operations ON events (actor, recorded_at) WHERE type IN ('KeyCreated', 'Regenerated');
+CREATE INDEX events_key_operations ON events (actor, recorded_at) WHERE type IN ('KeyCreated', 'KeyImported', 'Regenerated');
 
 -- Usage events: many and lean. Column order is by alignment; NULLs cost nothing but a bit.
 -- organization and key are the small numbers given at creation (they stand in OrganizationCreated and KeyCreated), not UUIDs.
@@ -95,7 +95,7 @@ $$;
 -- Appends life-cycle events. The i-th event goes to stream[i] as version[i]; a version that is taken raises unique_violation on
 -- events_stream_version: the caller decided on an old state and has to load and decide again. Wakes the readers of every server at commit.
 -- An actor belongs to one organization, that of the first event: what follows from it in the histories of others is the system's, so that none learns who acts in another.
--- p_key_operations_per_hour, where given, caps the actor's keys created and regenerated in any 60 minutes; counted under the lock, so exactly.
+-- p_key_operations_per_hour, where given, caps the actor's keys created, imported and regenerated in any 60 minutes; counted under the lock, so exactly.
 -- p_read_*: what else the decision was made on, which must not have changed since: streams at a version, and a key that was not used after a position. Looked
 -- at under the lock, so that no event comes between: raises KL003, and the caller decides again.
 CREATE FUNCTION append(
@@ -106,13 +106,13 @@ CREATE FUNCTION append(
 DECLARE
   reserved record;
   earlier timestamptz[];
-  operations integer := (SELECT count(*) FROM unnest(p_type) AS type WHERE type IN ('KeyCreated', 'Regenerated'));
+  operations integer := (SELECT count(*) FROM unnest(p_type) AS type WHERE type IN ('KeyCreated', 'KeyImported', 'Regenerated'));
 BEGIN
   SELECT * INTO reserved FROM reserve_positions();
   IF p_key_operations_per_hour IS NOT NULL AND operations > 0 THEN
     earlier := ARRAY(
       SELECT e.recorded_at FROM events e
-      WHERE e.actor = p_actor AND e.type IN ('KeyCreated', 'Regenerated') AND e.recorded_at > reserved.recorded_at - interval '1 hour'
+      WHERE e.actor = p_actor AND e.type IN ('KeyCreated', 'KeyImported', 'Regenerated') AND e.recorded_at > reserved.recorded_at - interval '1 hour'
       ORDER BY e.recorded_at);
     IF cardinality(earlier) + operations > p_key_operations_per_hour THEN
       RAISE EXCEPTION 'key operations of the last hour: %', cardinality(earlier)

@@ -8,6 +8,7 @@ import { createExpiryLoop } from './commands/expire-due-keys.ts';
 import { createAlertCommands } from './commands/alert-commands.ts';
 import { createFirstOwner, type FirstOwner } from './commands/first-owner.ts';
 import { createHousekeepingLoop } from './commands/housekeeping.ts';
+import { createImportCommands } from './commands/import-commands.ts';
 import { createKeyCommands } from './commands/key-commands.ts';
 import { createOrganizationCommands } from './commands/organization-commands.ts';
 import { createTokenCommands } from './commands/token-commands.ts';
@@ -97,12 +98,20 @@ export async function startServer(config: Config, { logger, signal, onProgress }
   const keys = createKeyCommands({ ...context, peppers, argon2, keyOperationsPerHour });
   const organizations = createOrganizationCommands(context);
   const balances = createBalanceCommands(context);
+  const imports = createImportCommands({ ...context, keyOperationsPerHour });
   const tokens = createTokenCommands(context);
   const alerts = createAlertCommands(context);
   const policy = createAddressPolicy(config.webhookAllowPrivate);
   const webhooks = createWebhookCommands({ ...context, peppers, policy });
 
-  const admission = createAdmission({ database, connection: clientConfig(connection), peppers, argon2, onError });
+  const admission = createAdmission({
+    database,
+    connection: clientConfig(connection),
+    peppers,
+    argon2,
+    replaceVerifier: imports.replaceVerifier,
+    onError,
+  });
   acquired.defer(() => admission.close());
   const expiry = createExpiryLoop({ database, keys, intervalMs: EXPIRY_MS, onError });
   acquired.defer(() => expiry.stop());
@@ -149,6 +158,7 @@ export async function startServer(config: Config, { logger, signal, onProgress }
     keys,
     organizations,
     balances,
+    imports,
     tokens,
     alerts,
     webhooks,

@@ -10,6 +10,8 @@ export type Asked = {
   readonly request: VerifyRequest;
   /** Empty where the presented text is no key of ours. */
   readonly lookupId: string;
+  /** SHA-256 of a text in a form that is not ours, by which an imported secret is found; null for keys of ours and for what can be no key. */
+  readonly foreignHash: Buffer | null;
   /** The presented secret's MAC under the current pepper. */
   readonly mac: Buffer;
 };
@@ -86,10 +88,11 @@ export function admitBatch(batch: readonly Asked[], pepperId: string, blocking: 
     callers.set(name, { index: callers.size + 1, caller });
     return callers.size;
   });
+  const foreign = batch.some((asked) => asked.foreignHash !== null);
   const distinct = [...callers.values()].map(({ caller }) => caller);
   return {
-    name: 'admit',
-    text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)',
+    name: foreign ? 'admit-imported' : 'admit',
+    text: `SELECT * FROM admit($1, $2, $3, $4, $5, ${foreign ? 'imported_lookup_ids($1, $2, $5, $6, $18)' : '$6'}, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`,
     values: [
       distinct.map((caller) => (caller.kind === 'token' ? caller.tokenHash : null)),
       distinct.map((caller) => (caller.kind === 'organization' ? caller.organizationId : null)),
@@ -109,6 +112,7 @@ export function admitBatch(batch: readonly Asked[], pepperId: string, blocking: 
       blocking.failures,
       blocking.within,
       blocking.blockFor,
+      ...(foreign ? [batch.map((asked) => asked.foreignHash)] : []),
     ],
   };
 }

@@ -1,5 +1,6 @@
 import type pg from 'pg';
 
+import { foreignHashOf } from '../domain/foreign-key.ts';
 import { parseKey } from '../domain/key-format.ts';
 import { codeNumber } from '../domain/usage.ts';
 import type { Argon2Verifiers } from '../identity/argon2-verifier.ts';
@@ -31,6 +32,7 @@ import { createBatcher } from './batcher.ts';
 import { createKeyFactsCache, type KeyFacts } from './key-facts.ts';
 import { openPipelinedConnection } from './pipelined-connection.ts';
 import { recordUsage } from './record-usage.ts';
+import { createVerifierAdoption, type ReplaceVerifier } from './verifier-adoption.ts';
 import { createVerifierRenewal } from './verifier-renewal.ts';
 
 const SECOND_MS = 1000;
@@ -45,6 +47,8 @@ export type AdmissionOptions = {
   readonly connection: pg.ClientConfig;
   readonly peppers: Peppers;
   readonly argon2: Argon2Verifiers;
+  /** Records the durable verifier that an imported secret was given. */
+  readonly replaceVerifier: ReplaceVerifier;
   readonly onError: (error: Error) => void;
   readonly blocking?: AddressBlocking;
   readonly maxBatch?: number;
@@ -66,6 +70,7 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
   });
   const keyFacts = createKeyFactsCache(database.kysely, CACHED_KEYS);
   const renewal = createVerifierRenewal({ db: database.kysely, peppers, argon2: options.argon2 });
+  const adoption = createVerifierAdoption({ db: database.kysely, argon2: options.argon2, replace: options.replaceVerifier, onError });
   const batcher = createBatcher<Asked, Verdict>({
     run: decideBatch,
     maxInFlight: 2,
@@ -127,13 +132,21 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
   return {
     async verify(caller: VerifyCaller, request: VerifyRequest): Promise<VerifyAnswer | CallerRefused> {
       const parsed = parseKey(request.key);
-      const asked: Asked = { caller, request, lookupId: parsed?.lookupId ?? '', mac: fastVerifier(peppers.current, request.key) };
+      const foreignHash = parsed === null ? foreignHashOf(request.key) : null;
+      const asked: Asked = {
+        caller,
+        request,
+        lookupId: parsed?.lookupId ?? '',
+        foreignHash,
+        mac: fastVerifier(peppers.current, request.key),
+      };
       let verdict = await decide(asked);
       if (verdict.special !== null && 'pepperId' in verdict.special) {
         if ((await renewal.renew(asked, verdict.special)) === 'renewed') verdict = await decide(asked);
         if (verdict.decided.code === OTHER_PEPPER) return toAnswer({ ...verdict.decided, code: INVALID_KEY }, null, request.requestId);
       }
       const { decided, key, special } = verdict;
+      if (foreignHash !== null && key !== null) adoption.consider(request.key, foreignHash, key);
       switch (decided.code) {
         case CALLER_UNAUTHENTICATED:
           return { kind: 'unauthenticated' };
@@ -162,6 +175,7 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
       }
     },
     async close() {
+      await adoption.close();
       await batcher.close();
       await connection.close();
     },

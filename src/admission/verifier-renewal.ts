@@ -1,6 +1,7 @@
-import type { Kysely } from 'kysely';
+import { sql, type Kysely } from 'kysely';
 
 import type { Argon2Verifiers } from '../identity/argon2-verifier.ts';
+import { isImportedVerifier, matchesImported } from '../identity/imported-verifier.ts';
 import { fastVerifier, type Peppers } from '../identity/pepper.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { AdmissionUnavailableError } from './admission.ts';
@@ -8,8 +9,8 @@ import type { Asked } from './admit-batch.ts';
 
 export type VerifierRenewal = {
   /**
-   * For a key whose fast verifier was made with another pepper than the current one: checks the secret by that pepper, or by argon2id where it is unknown,
-   * and writes the fast verifier anew. Throws AdmissionUnavailableError where too many wait for argon2id.
+   * For a key whose fast verifier was made with another pepper than the current one, or that was imported and has none yet: checks the secret by that pepper,
+   * or by the durable verifier where there is none, and writes the fast verifier anew. Throws AdmissionUnavailableError where too many wait for argon2id.
    */
   renew(asked: Asked, other: { readonly pepperId: string; readonly argon2: string }): Promise<'renewed' | 'wrong-secret'>;
 };
@@ -24,8 +25,15 @@ export function createVerifierRenewal({
   readonly argon2: Argon2Verifiers;
 }): VerifierRenewal {
   async function isRenewed(asked: Asked): Promise<boolean> {
-    const row = await db.selectFrom('key_verifiers').select('pepper_id').where('lookup_id', '=', asked.lookupId).executeTakeFirst();
-    return row?.pepper_id === peppers.current.id;
+    const rows = await db.selectFrom('key_verifiers').select('pepper_id').where(presentedBy(asked)).execute();
+    return rows.some((row) => row.pepper_id === peppers.current.id);
+  }
+
+  /** A secret that was made elsewhere is found by its hash; where several organizations imported it, the durable verifier tells whose is meant. */
+  function presentedBy({ lookupId, foreignHash }: Asked) {
+    return foreignHash === null
+      ? sql<boolean>`lookup_id = ${lookupId}`
+      : sql<boolean>`lookup_id IN (SELECT s.lookup_id FROM imported_secrets s WHERE s.hash = ${foreignHash}::bytea)`;
   }
 
   return {
@@ -34,13 +42,18 @@ export function createVerifierRenewal({
       const update = db
         .updateTable('key_verifiers')
         .set({ mac: asked.mac, pepper_id: peppers.current.id })
-        .where('lookup_id', '=', asked.lookupId)
+        .where(presentedBy(asked))
         .where('pepper_id', '=', pepperId)
         .where('argon2', '=', durable);
       const pepper = peppers.get(pepperId);
       if (pepper !== undefined) {
         const { numUpdatedRows } = await update.where('mac', '=', fastVerifier(pepper, asked.request.key)).executeTakeFirst();
         return numUpdatedRows === 1n || (await isRenewed(asked)) ? 'renewed' : 'wrong-secret';
+      }
+      if (isImportedVerifier(durable)) {
+        if (!matchesImported(durable, asked.request.key)) return 'wrong-secret';
+        await update.execute();
+        return 'renewed';
       }
       const verdict = await argon2.verify(durable, asked.request.key);
       switch (verdict) {

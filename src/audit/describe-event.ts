@@ -38,9 +38,12 @@ export function describeEvent(event: LifecycleEvent, before: KeyState | null): r
       ];
     case 'AccessTokenRevoked':
       return ['access token revoked'];
+    case 'VerifierReplaced':
+      return ['the imported secret was used, and has an argon2id verifier from here on'];
     case 'KeyCreated':
+    case 'KeyImported':
       return [
-        `${event.data.type} key ${quoted(event.data.name)} created, shown as ${event.data.masked}${event.data.ownerId === null ? '' : `, personal to member ${event.data.ownerId}`}`,
+        `${event.data.type} key ${quoted(event.data.name)} ${event.type === 'KeyCreated' ? 'created' : 'imported'}, shown as ${event.data.masked}${event.data.ownerId === null ? '' : `, personal to member ${event.data.ownerId}`}`,
         ...SETTINGS.filter((name) => name !== 'name' && !isUnset(event.data[name])).map((name) => `${name}: ${shown(event.data[name])}`),
       ];
     case 'Updated':

@@ -20,7 +20,7 @@ import { writeKeyRow } from '../projections/key-row.ts';
 import { newWindowRows } from '../projections/window-rows.ts';
 import { requireKeyWrite, requirePermission } from './authorization.ts';
 import { parseInput } from './input.ts';
-import { readKeyPolicy, readUse, type KeyPolicy } from './key-policy.ts';
+import { operationsUnder, readKeyPolicy, readUse, type KeyPolicy } from './key-policy.ts';
 import { bindPersonalKey } from './personal-keys.ts';
 import { createKeySchema, deleteKeySchema, keyIdSchema, regenerateKeySchema, updateKeySchema } from './key-input.ts';
 
@@ -209,11 +209,7 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
   };
 
   function under(policy: KeyPolicy): Under {
-    const { keyOperationsPerHour: own } = policy;
-    return {
-      decidedOn: { streams: policy.decidedOn },
-      keyOperationsPerHour: own === null ? context.keyOperationsPerHour : own === 0 ? null : own,
-    };
+    return { decidedOn: { streams: policy.decidedOn }, keyOperationsPerHour: operationsUnder(policy, context.keyOperationsPerHour) };
   }
 
   async function simple(actor: Actor, raw: unknown, operation: string, command: KeyCommand): Promise<Outcome<KeyResult>> {
@@ -280,6 +276,9 @@ function verifierEffects(key: KeyIdentity, event: KeyEvent, minted: NewSecret | 
           statement: sql`UPDATE idempotency SET sealed_secret = NULL FROM appended WHERE subject_id = ${keyId}::uuid AND sealed_secret IS NOT NULL`,
         },
       ];
+    case 'KeyImported':
+    case 'VerifierReplaced':
+      throw new Error(`${event.type} is appended by src/commands/import-commands.ts alone.`);
     case 'Updated':
     case 'Activated':
     case 'Deactivated':

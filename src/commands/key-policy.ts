@@ -31,6 +31,12 @@ export async function readKeyPolicy(db: Kysely<Tables>, organizationId: string):
   };
 }
 
+/** The limit on key operations that holds for an organization; null for none. */
+export function operationsUnder(policy: KeyPolicy, configured: number | null): number | null {
+  const { keyOperationsPerHour: own } = policy;
+  return own === null ? configured : own === 0 ? null : own;
+}
+
 /** Whether a key was ever let through or reported as used, up to a position of the log: both of one snapshot. */
 export async function readUse(db: Kysely<Tables>, keyNumber: number): Promise<{ readonly used: boolean; readonly upTo: bigint }> {
   const { rows } = await sql<{ used: boolean; up_to: bigint }>`

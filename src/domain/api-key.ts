@@ -26,22 +26,26 @@ export type KeyState = { readonly kind: 'absent' } | LiveKey | (Omit<LiveKey, 'k
 
 export type KeyStatus = 'ACTIVE' | 'INACTIVE' | 'EXPIRED' | 'DELETED';
 
+type NewKey = {
+  readonly keyId: string;
+  readonly number: number;
+  readonly type: KeyType;
+  readonly ownerId: string | null;
+  readonly settings: KeySettings;
+  readonly secret: SecretFacts;
+  /** What PUBLIC keys may carry; null: anything. */
+  readonly publicPermissions?: readonly string[] | null;
+};
+
 export type KeyCommand =
-  | {
-      readonly kind: 'create';
-      readonly keyId: string;
-      readonly number: number;
-      readonly type: KeyType;
-      readonly ownerId: string | null;
-      readonly settings: KeySettings;
-      readonly secret: SecretFacts;
-      /** What PUBLIC keys may carry; null: anything. */
-      readonly publicPermissions?: readonly string[] | null;
-    }
+  | ({ readonly kind: 'create' } & NewKey)
+  /** The secret was made elsewhere. */
+  | ({ readonly kind: 'import' } & NewKey)
   | { readonly kind: 'update'; readonly changes: Partial<KeySettings>; readonly publicPermissions?: readonly string[] | null }
   | { readonly kind: 'activate' }
   | { readonly kind: 'deactivate' }
   | { readonly kind: 'regenerate'; readonly secret: SecretFacts; readonly overlapUntil: Date | null }
+  | { readonly kind: 'replace-verifier'; readonly lookupId: string; readonly from: string; readonly to: string }
   | { readonly kind: 'expire' }
   | { readonly kind: 'archive'; readonly reason: ArchiveReason }
   | { readonly kind: 'restore' }
@@ -62,18 +66,18 @@ function hasExpired(settings: KeySettings, now: Date): boolean {
 }
 
 /** What follows from something else than a wish for the key; it has no effect on a deleted one. */
-const FOLLOWING: ReadonlySet<KeyCommand['kind']> = new Set(['expire', 'archive', 'restore']);
+const FOLLOWING: ReadonlySet<KeyCommand['kind']> = new Set(['expire', 'archive', 'restore', 'replace-verifier']);
 
 /** Decides a command: the events that follow, none where the key already is as asked, or a refusal. */
 export function decideKey(state: KeyState, command: KeyCommand, now: Date): readonly KeyEvent[] | Refusal {
-  if (command.kind === 'create') {
+  if (command.kind === 'create' || command.kind === 'import') {
     if (state.kind !== 'absent') throw new Error(`Key ${command.keyId} exists already: ids of new keys must be new.`);
     if (hasExpired(command.settings, now))
       return refusal('INVALID_INPUT', "'expiresAt' lies in the past; give a later moment or none", 'expiresAt');
     const notPublic = refuseNotPublic(command.type, command.settings.permissions, command.publicPermissions ?? null);
     if (notPublic !== null) return notPublic;
-    const { kind: _, publicPermissions: _allowed, settings, secret, ...identity } = command;
-    return [{ type: 'KeyCreated', data: { ...identity, ...settings, ...secret } }];
+    const { kind, publicPermissions: _allowed, settings, secret, ...identity } = command;
+    return [{ type: kind === 'create' ? 'KeyCreated' : 'KeyImported', data: { ...identity, ...settings, ...secret } }];
   }
   if (state.kind === 'absent') return refusal('NOT_FOUND', 'There is no such key in your organization', 'id');
   if (state.kind === 'deleted') return FOLLOWING.has(command.kind) ? [] : refusal('KEY_DELETED', undefined, 'id');
@@ -96,6 +100,12 @@ export function decideKey(state: KeyState, command: KeyCommand, now: Date): read
         );
       }
       return [{ type: 'Regenerated', data: { ...command.secret, overlapUntil: command.overlapUntil?.toISOString() ?? null } }];
+    case 'replace-verifier': {
+      // A secret that was regenerated meanwhile needs none any more.
+      const { lookupId, verifierFingerprint } = state.secret;
+      if (lookupId !== command.lookupId || verifierFingerprint !== command.from) return [];
+      return [{ type: 'VerifierReplaced', data: { lookupId, verifierFingerprint: command.to } }];
+    }
     case 'expire':
       if (!hasExpired(state.settings, now) || state.settings.expiresAt === null || state.expiredFor === state.settings.expiresAt) return [];
       return [{ type: 'Expired', data: { expiresAt: state.settings.expiresAt } }];
@@ -141,7 +151,7 @@ function refuseNotPublic(type: KeyType, permissions: readonly string[], allowed:
 
 /** Applies one event. The same function runs live, in replay, in rebuild and in check. */
 export function evolveKey(state: KeyState, event: KeyEvent): KeyState {
-  if (event.type === 'KeyCreated') {
+  if (event.type === 'KeyCreated' || event.type === 'KeyImported') {
     const { keyId, number, type, ownerId, lookupId, masked, verifierFingerprint, ...settings } = event.data;
     return {
       kind: 'active',
@@ -171,6 +181,8 @@ export function evolveKey(state: KeyState, event: KeyEvent): KeyState {
         overlapUntil === null ? [] : [...state.outdatedSecrets, { lookupId: state.secret.lookupId, until: overlapUntil }];
       return { ...state, secret, outdatedSecrets };
     }
+    case 'VerifierReplaced':
+      return { ...state, secret: { ...state.secret, verifierFingerprint: event.data.verifierFingerprint } };
     case 'Expired':
       return { ...state, expiredFor: event.data.expiresAt };
     case 'Archived':

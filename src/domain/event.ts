@@ -36,15 +36,29 @@ const secretFacts = {
   verifierFingerprint: z.string().describe('SHA-256, in hex, of the argon2id verifier, so that a swapped verifier shows'),
 };
 
+const newKey = {
+  keyId: uuid,
+  number: z.int().positive(),
+  type: z.enum(['PUBLIC', 'SECRET', 'TEST']),
+  ownerId: uuid.nullable().describe('the member whose personal key it is; null for a team key'),
+  ...keySettings,
+  ...secretFacts,
+};
+
 const keyEvents = {
-  KeyCreated: z.object({
-    keyId: uuid,
-    number: z.int().positive(),
-    type: z.enum(['PUBLIC', 'SECRET', 'TEST']),
-    ownerId: uuid.nullable().describe('the member whose personal key it is; null for a team key'),
-    ...keySettings,
-    ...secretFacts,
-  }),
+  KeyCreated: z.object(newKey),
+  KeyImported: z
+    .object({
+      ...newKey,
+      masked: z.string().describe('what is known of the beginning and the end of a secret that was made elsewhere'),
+      verifierFingerprint: z
+        .string()
+        .describe('SHA-256, in hex, of the salted form that the imported hash is kept in until the key is first used'),
+    })
+    .describe('a key whose secret was made elsewhere and is known here by its hash alone'),
+  VerifierReplaced: z
+    .object({ lookupId: z.string(), verifierFingerprint: secretFacts.verifierFingerprint })
+    .describe('an imported secret was presented, and has an argon2id verifier from here on'),
   Updated: keySettingsSchema.partial().describe('the settings that changed, with their new values'),
   Activated: z.object({}),
   Deactivated: z.object({}),

@@ -32,6 +32,7 @@ export const MUTATION_REFUSALS = {
   KEY_WAS_USED: 'The key was used, and your organization deletes only keys that never were; deactivate it instead',
   PERMISSION_NOT_PUBLIC: 'Your organization does not allow PUBLIC keys to carry this permission',
   KEY_DELETED: 'The key was deleted, which is permanent',
+  ALREADY_IMPORTED: 'A key with this hash was imported before; leave it out, or see in the log what became of it',
   INSUFFICIENT_BALANCE: 'The prepaid balance of your organization is used up; add funds before you create keys',
   KEY_ARCHIVED:
     'Personal keys are archived while their owner belongs to a team, and stay so once they left; use a key of the team, or leave it first',

@@ -16,7 +16,10 @@ type InputFields = PothosSchemaTypes.InputFieldBuilder<Types, 'InputObject'>;
 
 const WRITERS = ['keys:write', 'keys:write:personal'] as const;
 
-export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRefs, refusals: RefusalTypes): void {
+/** The inputs that other mutations on keys take too. */
+export type KeyInputs = ReturnType<typeof addApiKeyMutations>;
+
+export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRefs, refusals: RefusalTypes) {
   const quotas = builder.inputType('QuotasInput', {
     description: 'Caps on requests, whole numbers; null is no cap. Rolling windows of 24 hours, 7 days and 30 days.',
     fields: (t) => ({ total: t.float(), daily: t.float(), weekly: t.float(), monthly: t.float() }),
@@ -130,11 +133,21 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
     }),
     run: (actor, input, { deps }) => deps.keys.delete(actor, input),
   });
+  return { quotas, limits };
 }
 
 /** What the caller has just written it is shown, whether or not it may read other keys: a secret must not get lost over that. */
 async function writtenKey(context: GraphqlContext, keyId: string): Promise<KeyRow> {
-  const [key] = await loadKeys(context.deps.database.kysely, actorOf(context), [keyId]);
-  if (key === undefined || key === null) throw new Error('The key that a mutation has just written can not be read.');
+  const [key] = await writtenKeys(context, [keyId]);
+  if (key === undefined) throw new Error('The key that a mutation has just written can not be read.');
   return key;
+}
+
+/** The same for several, in their order. */
+export async function writtenKeys(context: GraphqlContext, keyIds: readonly string[]): Promise<KeyRow[]> {
+  const keys = await loadKeys(context.deps.database.kysely, actorOf(context), keyIds);
+  return keys.map((key) => {
+    if (key === null) throw new Error('A key that a mutation has just written can not be read.');
+    return key;
+  });
 }

@@ -4,6 +4,7 @@ import type { Admission } from '../admission/admission.ts';
 import type { KeyWindows } from '../admission/read-windows.ts';
 import type { BalanceCommands } from '../commands/balance-commands.ts';
 import type { AlertCommands } from '../commands/alert-commands.ts';
+import type { ImportCommands } from '../commands/import-commands.ts';
 import type { KeyCommands } from '../commands/key-commands.ts';
 import type { OrganizationCommands } from '../commands/organization-commands.ts';
 import type { TokenCommands } from '../commands/token-commands.ts';
@@ -19,6 +20,7 @@ export type GraphqlDependencies = {
   readonly keys: KeyCommands;
   readonly organizations: OrganizationCommands;
   readonly balances: BalanceCommands;
+  readonly imports: ImportCommands;
   readonly tokens: TokenCommands;
   readonly alerts: AlertCommands;
   readonly webhooks: WebhookCommands;

@@ -10,6 +10,7 @@ import { addApiKey } from './api-key.ts';
 import { addBalance } from './balance.ts';
 import { createBuilder } from './builder.ts';
 import { addEnums } from './enums.ts';
+import { addImport } from './import.ts';
 import { addKeyStreams } from './key-streams.ts';
 import { addLedgerEvent } from './ledger-event.ts';
 import { addMember } from './member.ts';
@@ -43,7 +44,8 @@ export function buildSchema(): GraphQLSchema {
   addAlertMutations(builder, enums, types, refusals);
   addAlertStream(builder, types);
   addApiKey(builder, enums, types, actor, events, usage, alerts);
-  addApiKeyMutations(builder, enums, types, refusals);
+  const keyInputs = addApiKeyMutations(builder, enums, types, refusals);
+  addImport(builder, { enums, types, refusals, keyInputs });
   addKeyStreams(builder, enums, types);
   const settings = addOrganizationSettings(builder, types, refusals);
   addOrganization(builder, enums, types, events, usage, settings, alerts);

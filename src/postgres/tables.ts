@@ -213,6 +213,12 @@ export interface KeyLastUsedTable {
   readonly last_used_minute: ColumnType<Date, never, never>;
 }
 
+export interface ImportedSecretsTable {
+  readonly hash: Buffer;
+  readonly organization_id: string;
+  readonly lookup_id: string | null;
+}
+
 export interface BalancesTable {
   readonly organization: number;
   readonly micros: bigint;
@@ -335,4 +341,5 @@ export interface Tables {
   readonly webhook_health: WebhookHealthTable;
   readonly webhook_deliveries: WebhookDeliveriesTable;
   readonly webhook_attempts: WebhookAttemptsTable;
+  readonly imported_secrets: ImportedSecretsTable;
 }

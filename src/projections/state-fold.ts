@@ -134,16 +134,16 @@ function foldKey(stream: string, events: readonly Recorded<KeyEvent>[]): FoldedS
   const state = events.reduce<KeyState>((folded, { event }) => evolveKey(folded, event), ABSENT_KEY);
   const first = events[0];
   const secrets = events.flatMap(({ event, at }) =>
-    event.type === 'KeyCreated' || event.type === 'Regenerated' ? [{ ...event.data, at }] : [],
+    event.type === 'KeyCreated' || event.type === 'KeyImported' || event.type === 'Regenerated' ? [{ ...event.data, at }] : [],
   );
   const newest = secrets.at(-1);
   if (state.kind === 'absent' || first === undefined || newest === undefined)
-    return { kind: 'unreadable', stream, reason: 'it does not begin with KeyCreated' };
+    return { kind: 'unreadable', stream, reason: 'it does not begin with KeyCreated or KeyImported' };
   const row = keyRow(state);
   return {
     kind: 'folded',
     stream,
-    key: { keyId: state.keyId, state, fingerprints: new Map(secrets.map((secret) => [secret.lookupId, secret.verifierFingerprint])) },
+    key: { keyId: state.keyId, state, fingerprints: fingerprintsOf(events) },
     rows: [
       {
         table: 'api_keys',
@@ -160,6 +160,15 @@ function foldKey(stream: string, events: readonly Recorded<KeyEvent>[]): FoldedS
       },
     ],
   };
+}
+
+/** The newest fingerprint of each secret that a key ever had. */
+function fingerprintsOf(events: readonly Recorded<KeyEvent>[]): ReadonlyMap<string, string> {
+  return new Map(
+    events.flatMap(({ event }): readonly (readonly [string, string])[] =>
+      'verifierFingerprint' in event.data ? [[event.data.lookupId, event.data.verifierFingerprint]] : [],
+    ),
+  );
 }
 
 function organizationRows(events: readonly Recorded<OrganizationEvent>[]): readonly FoldedRow[] {

@@ -50,6 +50,7 @@ export async function openTestGraphql(options: Options = {}) {
     organizations: ledger.organizations,
     balances: ledger.balances,
     webhooks: ledger.webhooks,
+    imports: ledger.imports,
     tokens: ledger.tokens,
     alerts: ledger.alerts,
     admission: ledger.admission,

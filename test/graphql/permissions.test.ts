@@ -30,6 +30,7 @@ const ROOT_FIELDS: Readonly<Record<string, { readonly document: string; readonly
   'Mutation.deactivateApiKey': { document: mutation('deactivateApiKey', '{ id: "x" }'), may: 'OWNER ADMIN MEMBER' },
   'Mutation.regenerateApiKey': { document: mutation('regenerateApiKey', '{ id: "x" }'), may: 'OWNER ADMIN MEMBER' },
   'Mutation.deleteApiKey': { document: mutation('deleteApiKey', '{ id: "x", confirmName: "x" }'), may: 'OWNER ADMIN MEMBER' },
+  'Mutation.importApiKeys': { document: mutation('importApiKeys', '{ organizationId: "x", keys: [] }'), may: 'OWNER ADMIN' },
   'Mutation.verifyApiKey': { document: mutation('verifyApiKey', '{ key: "sk_live_nothing" }'), may: 'OWNER ADMIN GATEWAY' },
   'Mutation.recordUsage': {
     document: mutation('recordUsage', '{ items: [{ endpoint: "GET /", status: 1, durationMs: 1 }] }'),

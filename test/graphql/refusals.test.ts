@@ -142,6 +142,12 @@ describe('every expected failure of a mutation', () => {
     );
   });
 
+  it('ALREADY_IMPORTED', async () => {
+    const key = () => ({ ...org(), keys: [{ name: randomName(), hash: 'ab'.repeat(32) }] });
+    expect(await run('importApiKeys', key())).toMatchObject({ __typename: 'ImportApiKeysPayload' });
+    expect(await run('importApiKeys', key())).toMatchObject({ __typename: 'AlreadyImported' });
+  });
+
   it('INSUFFICIENT_BALANCE', async () => {
     const other = await server.ledger.newOrganization('Without funds');
     done(await server.ledger.balances.enable(null, { organizationId: other.id }));

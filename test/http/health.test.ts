@@ -89,6 +89,7 @@ describe('/readyz', () => {
       connection: clientConfig(UNREACHABLE),
       peppers: ledger.peppers,
       argon2: ledger.argon2,
+      replaceVerifier: ledger.imports.replaceVerifier,
       onError: () => undefined,
     });
     try {

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { createAdmission } from '../../src/admission/create-admission.ts';
 import { createBalanceCommands } from '../../src/commands/balance-commands.ts';
 import { createAlertCommands } from '../../src/commands/alert-commands.ts';
+import { createImportCommands } from '../../src/commands/import-commands.ts';
 import { createKeyCommands } from '../../src/commands/key-commands.ts';
 import { createOrganizationCommands } from '../../src/commands/organization-commands.ts';
 import { createTokenCommands } from '../../src/commands/token-commands.ts';
@@ -51,9 +52,17 @@ export async function openTestLedger(
   const balances = createBalanceCommands(context);
   const policy = createAddressPolicy(options.webhookAllowPrivate ?? []);
   const webhooks = createWebhookCommands({ ...context, peppers, policy });
+  const imports = createImportCommands({ ...context, keyOperationsPerHour: options.keyOperationsPerHour ?? null });
   const tokens = createTokenCommands(context);
   const alerts = createAlertCommands(context);
-  const admission = createAdmission({ database, connection: clientConfig(settings), peppers, argon2, onError });
+  const admission = createAdmission({
+    database,
+    connection: clientConfig(settings),
+    peppers,
+    argon2,
+    replaceVerifier: imports.replaceVerifier,
+    onError,
+  });
   const organization = options.on?.organization ?? (await newOrganization('Acme'));
 
   async function newOrganization(name: string) {
@@ -73,6 +82,7 @@ export async function openTestLedger(
     balances,
     webhooks,
     policy,
+    imports,
     tokens,
     alerts,
     admission,

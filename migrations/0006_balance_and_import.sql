@@ -1,4 +1,6 @@
--- Prepaid balances. An organization that keeps one has a row here; one without pays for a look into an index a batch, and nothing else.
+-- Prepaid balances, and secrets that were made elsewhere.
+
+-- An organization that keeps one has a row here; one without pays for a look into an index a batch, and nothing else.
 
 -- The sum of the events, kept by the transactions that append them: what was added less what usage recorded since has cost. Whoever writes a row holds the
 -- log's lock by then, so what it holds at each commit is what the log says up to there; `admit` reads it without any lock.
@@ -66,6 +68,26 @@ BEGIN
   RETURN micros;
 END $$;
 
+-- A secret that was made elsewhere has no lookup id in it: it is found by the SHA-256 that was imported. Two organizations may import the same one. A hash
+-- whose verifier is erased stays, so that a secret which was revoked can't be imported once more.
+CREATE TABLE imported_secrets (
+  hash            bytea NOT NULL CHECK (length(hash) = 32),
+  organization_id uuid  NOT NULL REFERENCES organizations,
+  lookup_id       text  COLLATE "C" UNIQUE REFERENCES key_verifiers ON DELETE SET NULL,
+  PRIMARY KEY (hash, organization_id)
+);
+
+-- The lookup ids of a batch's secrets as `admit` takes them: for those in a form of their own the one that stands for their hash in the caller's organization,
+-- for all others, which have no hash here, what was given. Asked only for batches that hold such a secret; costs one look into an index each.
+CREATE FUNCTION imported_lookup_ids(p_caller_tokens bytea[], p_caller_organizations uuid[], p_caller integer[], p_lookup_id text[], p_hash bytea[])
+RETURNS text[] LANGUAGE sql STABLE AS $$
+  SELECT array_agg(coalesce(s.lookup_id, r.lookup_id) ORDER BY r.ordinal)
+  FROM unnest(p_caller, p_lookup_id, p_hash) WITH ORDINALITY AS r (caller, lookup_id, hash, ordinal)
+  LEFT JOIN access_tokens t ON r.hash IS NOT NULL AND t.token_hash = p_caller_tokens[r.caller]
+  LEFT JOIN imported_secrets s ON s.hash = r.hash AND s.organization_id = coalesce(t.organization_id, p_caller_organizations[r.caller])
+$$;
+
+GRANT SELECT, INSERT ON imported_secrets TO keyledger_server;
 GRANT SELECT, INSERT, UPDATE, DELETE ON balances TO keyledger_server;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA keyledger FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION logged_balance, balance_difference, repair_balance, funded TO keyledger_server;
+GRANT EXECUTE ON FUNCTION logged_balance, balance_difference, repair_balance, funded, imported_lookup_ids TO keyledger_server;

@@ -1,0 +1,159 @@
+import { randomBytes } from 'node:crypto';
+import { sql, type Kysely } from 'kysely';
+
+import { SYSTEM_ACTOR_ID, type Actor } from '../domain/actor.ts';
+import { ABSENT_KEY, decideKey, evolveKey } from '../domain/api-key.ts';
+import { streamOf } from '../domain/event.ts';
+import { maskForeign } from '../domain/foreign-key.ts';
+import { newLookupId } from '../domain/key-format.ts';
+import { isRefusal, refusal, type Refusal } from '../domain/refusals.ts';
+import { fingerprint } from '../identity/argon2-verifier.ts';
+import { importedVerifier } from '../identity/imported-verifier.ts';
+import { isUniqueViolation, type StreamAppend } from '../ledger/append.ts';
+import { runCommand, type CommandContext, type Outcome } from '../ledger/run-command.ts';
+import type { Tables } from '../postgres/tables.ts';
+import { requireFunds } from '../projections/balance-row.ts';
+import { writeImportedKeys, type ImportedKeyRow } from '../projections/imported-key-rows.ts';
+import { foldName, writeKeyRow } from '../projections/key-row.ts';
+import type { VerifierReplacement } from '../admission/verifier-adoption.ts';
+import { requirePermission } from './authorization.ts';
+import { importKeysSchema, type ImportedKey } from './import-input.ts';
+import { parseInput } from './input.ts';
+import { loadKey } from './key-commands.ts';
+import { operationsUnder, readKeyPolicy } from './key-policy.ts';
+
+/** In the order of the input. */
+export type ImportResult = { readonly keyIds: readonly string[] };
+
+export type ImportCommands = {
+  /** Keys whose secrets were made elsewhere, all or none; `actor` null: the command line, which no limit on key operations holds up. */
+  importKeys(actor: Actor | null, input: unknown): Promise<Outcome<ImportResult>>;
+  /** Writes the argon2id verifier of an imported secret that was presented; does nothing where the secret is no longer the key's. */
+  replaceVerifier(replacement: VerifierReplacement): Promise<void>;
+};
+
+export function createImportCommands(context: CommandContext & { readonly keyOperationsPerHour: number | null }): ImportCommands {
+  const { db } = context;
+
+  return {
+    async importKeys(actor, raw) {
+      if (actor !== null) requirePermission(actor, 'keys:write');
+      const input = parseInput(importKeysSchema, raw);
+      if (!input.ok) return input.refusal;
+      const { organizationId, keys, idempotencyKey } = input.value;
+      if (actor !== null && organizationId !== actor.organizationId)
+        return refusal('NOT_FOUND', 'There is no such organization', 'organizationId');
+      const actorId = actor?.id ?? SYSTEM_ACTOR_ID;
+      const made = keys.map((key) => ({
+        ...key,
+        lookupId: newLookupId(randomBytes(32)),
+        durable: importedVerifier(Buffer.from(key.hash, 'hex')),
+      }));
+      let identities: readonly Identity[] | undefined;
+      try {
+        return await runCommand<ImportResult>(context, {
+          actorId,
+          operation: 'importApiKeys',
+          input: { organizationId, keys },
+          idempotencyKey,
+          decide: async (now) => {
+            const policy = await readKeyPolicy(db, organizationId);
+            const taken = await findTaken(db, organizationId, keys);
+            if (taken !== null) return taken;
+            identities ??= await newIdentities(db, keys.length);
+            const streams: StreamAppend[] = [];
+            const rows: ImportedKeyRow[] = [];
+            for (const [index, identity] of identities.entries()) {
+              const key = made[index];
+              if (key === undefined) throw new Error('There are more identities than keys to import.');
+              const { hash, start, last4, enabled, type, lookupId, durable, ...given } = key;
+              const settings = { ...given, profileId: null };
+              const secret = { lookupId, masked: maskForeign(start, last4), verifierFingerprint: fingerprint(durable) };
+              const { publicPermissions } = policy;
+              const imported = decideKey(
+                ABSENT_KEY,
+                { kind: 'import', ...identity, type, ownerId: null, settings, secret, publicPermissions },
+                now,
+              );
+              if (isRefusal(imported)) return { ...imported, field: `keys.${index}.${imported.field ?? ''}` };
+              const events = enabled ? imported : [...imported, { type: 'Deactivated', data: {} } as const];
+              const state = events.reduce(evolveKey, ABSENT_KEY);
+              if (state.kind === 'absent') throw new Error('A decided import left no key.');
+              streams.push({ organizationId, stream: streamOf.key(identity.keyId), version: 0, events });
+              rows.push({ state, version: events.length, hash: Buffer.from(hash, 'hex'), durable });
+            }
+            return {
+              streams,
+              effects: [...writeImportedKeys(rows, { organizationId, actorId }), requireFunds(organizationId)],
+              decidedOn: { streams: policy.decidedOn },
+              keyOperationsPerHour: actor === null ? null : operationsUnder(policy, context.keyOperationsPerHour),
+              result: { keyIds: rows.map(({ state }) => state.keyId) },
+            };
+          },
+        });
+      } catch (error) {
+        // Another request came first, after this one had looked.
+        if (isUniqueViolation(error, 'api_keys_name')) return refusal('NAME_TAKEN', undefined, 'keys');
+        if (isUniqueViolation(error, 'imported_secrets_pkey')) return refusal('ALREADY_IMPORTED', undefined, 'keys');
+        throw error;
+      }
+    },
+    async replaceVerifier({ organizationId, keyId, lookupId, from, to }) {
+      await runCommand(context, {
+        actorId: SYSTEM_ACTOR_ID,
+        operation: 'replaceVerifier',
+        input: null,
+        idempotencyKey: null,
+        decide: async (now) => {
+          const { state: before, version } = await loadKey(db, organizationId, keyId);
+          const events = decideKey(before, { kind: 'replace-verifier', lookupId, from: fingerprint(from), to: fingerprint(to) }, now);
+          if (isRefusal(events)) return events;
+          const state = events.reduce(evolveKey, before);
+          if (state.kind === 'absent') throw new Error('There is no key whose verifier could be replaced.');
+          return {
+            streams: [{ organizationId, stream: streamOf.key(keyId), version, events }],
+            effects: [
+              writeKeyRow(state, {
+                organizationId,
+                version: version + events.length,
+                actorId: SYSTEM_ACTOR_ID,
+                created: false,
+                newSecret: false,
+              }),
+              {
+                name: 'replaced_verifier',
+                statement: sql`UPDATE key_verifiers SET argon2 = ${to} FROM appended WHERE lookup_id = ${lookupId} AND argon2 = ${from}`,
+              },
+            ],
+            result: null,
+          };
+        },
+      });
+    },
+  };
+}
+
+type Identity = { readonly keyId: string; readonly number: number };
+
+async function newIdentities(db: Kysely<Tables>, count: number): Promise<readonly Identity[]> {
+  const { rows } = await sql<Identity>`
+    SELECT uuidv7() AS "keyId", nextval('api_key_numbers')::integer AS number FROM generate_series(1, ${count}::integer)`.execute(db);
+  return rows;
+}
+
+/** The first key of an import whose name or hash is there already. */
+async function findTaken(db: Kysely<Tables>, organizationId: string, keys: readonly ImportedKey[]): Promise<Refusal | null> {
+  const { rows } = await sql<{ ordinal: number; imported: boolean }>`
+    SELECT k.ordinal::integer, i.hash IS NOT NULL AS imported
+    FROM unnest(${keys.map(({ hash }) => Buffer.from(hash, 'hex'))}::bytea[], ${keys.map(({ name }) => foldName(name))}::text[]) WITH ORDINALITY AS k (hash, name, ordinal)
+    LEFT JOIN imported_secrets i ON i.hash = k.hash AND i.organization_id = ${organizationId}::uuid
+    LEFT JOIN api_keys a ON a.organization_id = ${organizationId}::uuid AND a.name_folded = k.name AND a.state <> 'deleted'
+    WHERE i.hash IS NOT NULL OR a.id IS NOT NULL
+    ORDER BY k.ordinal LIMIT 1`.execute(db);
+  const first = rows[0];
+  if (first === undefined) return null;
+  const index = first.ordinal - 1;
+  return first.imported
+    ? refusal('ALREADY_IMPORTED', undefined, `keys.${index}.hash`)
+    : refusal('NAME_TAKEN', undefined, `keys.${index}.name`);
+}
