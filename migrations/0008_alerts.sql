@@ -44,7 +44,8 @@ CREATE TABLE alert_progress (
   name     text   PRIMARY KEY COLLATE "C",
   position bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 20);
-INSERT INTO alert_progress (name) VALUES ('windows'), ('statistics');
+-- 'activity' counts hours since 1970 instead: the last one that was judged.
+INSERT INTO alert_progress (name) VALUES ('windows'), ('statistics'), ('activity');
 
 GRANT SELECT, INSERT, UPDATE ON alert_rules, alerts TO keyledger_server;
 GRANT SELECT, UPDATE ON alert_progress TO keyledger_server;

@@ -44,7 +44,7 @@ export async function evaluateWindows(db: Kysely<Tables>, page: LogPage): Promis
 }
 
 /**
- * Keys with at least a tenth of some cap used, which is the least that a rule can ask for. Their windows' rows are read as they stand: whoever touched
+ * Keys with at least a hundredth of some cap used, which is the least that a rule can ask for. Their windows' rows are read as they stand: whoever touched
  * them brought them to that moment in the transaction that made the event, and what has left them since is for the next touch.
  */
 async function touchedKeys(db: Kysely<Tables>, { after, upTo }: LogPage): Promise<readonly KeyWindowFacts[]> {
@@ -55,15 +55,19 @@ async function touchedKeys(db: Kysely<Tables>, { after, upTo }: LogPage): Promis
       -- A cap that is lowered can be reached without a request.
       SELECT k.number FROM events e JOIN api_keys k ON k.id = substr(e.stream, 5)::uuid
       WHERE e.position > ${after}::bigint AND e.position <= ${upTo}::bigint AND e.type = 'Updated'
+    UNION
+      -- And so can a threshold.
+      SELECT k.number FROM events e JOIN api_keys k ON k.organization_id = e.organization_id
+      WHERE e.position > ${after}::bigint AND e.position <= ${upTo}::bigint AND e.type IN ('AlertRuleSet', 'OrganizationSettingsChanged')
     )
     SELECT k.id, k.organization_id, k.name, k.category, k.quota_total, k.quota_daily, k.quota_weekly, k.quota_monthly, k.requests_per_minute, k.tokens_per_minute,
       w.total, w.day_closed + w.half_hour_count AS day, w.week_closed + w.quarter_count AS week, w.month_closed + w.quarter_count AS month,
       w.minute_closed + w.second_count AS minute, w.token_closed + w.token_count AS tokens
     FROM touched t JOIN api_keys k ON k.number = t.key JOIN key_windows w ON w.key = t.key
     WHERE k.state <> 'deleted' AND (
-      10 * w.total >= k.quota_total OR 10 * (w.day_closed + w.half_hour_count) >= k.quota_daily OR 10 * (w.week_closed + w.quarter_count) >= k.quota_weekly
-      OR 10 * (w.month_closed + w.quarter_count) >= k.quota_monthly OR 10 * (w.minute_closed + w.second_count) >= k.requests_per_minute
-      OR 10 * (w.token_closed + w.token_count) >= k.tokens_per_minute)`.execute(db);
+      100 * w.total >= k.quota_total OR 100 * (w.day_closed + w.half_hour_count) >= k.quota_daily OR 100 * (w.week_closed + w.quarter_count) >= k.quota_weekly
+      OR 100 * (w.month_closed + w.quarter_count) >= k.quota_monthly OR 100 * (w.minute_closed + w.second_count) >= k.requests_per_minute
+      OR 100 * (w.token_closed + w.token_count) >= k.tokens_per_minute)`.execute(db);
   return rows.map(factsOf);
 }
 
@@ -89,7 +93,7 @@ async function touchedOrganizations(db: Kysely<Tables>, { after, upTo }: LogPage
   const { rows } = await sql<{ id: string; used: bigint; cap: bigint }>`
     SELECT o.id, w.minute_closed + w.second_count AS used, o.requests_per_minute AS cap
     FROM organizations o JOIN organization_windows w ON w.organization = o.number
-    WHERE 10 * (w.minute_closed + w.second_count) >= o.requests_per_minute AND o.number IN (
+    WHERE 100 * (w.minute_closed + w.second_count) >= o.requests_per_minute AND o.number IN (
       SELECT DISTINCT u.organization FROM usage_events u WHERE u.position > ${after}::bigint AND u.position <= ${upTo}::bigint)`.execute(
     db,
   );

@@ -1,8 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { sql, type Kysely } from 'kysely';
+import { sql, type Kysely, type RawBuilder } from 'kysely';
 
-import { inTransaction, type Database } from '../postgres/pool.ts';
+import type { Database } from '../postgres/pool.ts';
 import type { Tables } from '../postgres/tables.ts';
+import { asLeader } from './as-leader.ts';
 
 /** Positions in a page. */
 const PAGE = 20_000;
@@ -23,12 +24,10 @@ export type PageFollowerOptions = {
   readonly database: Database;
   /** Whose place in the log it is, in `alert_progress`. */
   readonly name: 'windows' | 'statistics';
-  /** The advisory lock by which one server at a time does the work. */
-  readonly leaderLock: number;
   /** Looks at a page; the place moves on when it resolves. It may be given the same page again. */
   readonly work: (db: Kysely<Tables>, page: LogPage) => Promise<void>;
   /** What the work may look at: the head, or where a projection that it reads stands. Answers one row with a column `position`. */
-  readonly limit?: ReturnType<typeof sql<{ position: bigint }>>;
+  readonly limit?: RawBuilder<{ position: bigint }>;
   readonly pollMs: number;
   /** The least time between two looks, so that under load each takes many events together. */
   readonly pauseMs: number;
@@ -36,8 +35,7 @@ export type PageFollowerOptions = {
 };
 
 /**
- * Follows the log page by page. Any number of servers run one; one of them works, the others skip until it is gone. That spares work alone: where two
- * work on one page after all, what they raise is raised once by the alerts' own unique index.
+ * Follows the log page by page. Any number of servers run one; one of them works, the others skip until it is gone.
  */
 export function followLogPages(options: PageFollowerOptions): PageFollower {
   const { database, pollMs, pauseMs, onError } = options;
@@ -46,22 +44,18 @@ export function followLogPages(options: PageFollowerOptions): PageFollower {
   let woken = Promise.withResolvers<void>();
 
   /** True where there is more to see at once. */
-  const look = (): Promise<boolean> =>
-    // Open while the work is done: a server that dies in the middle loses the lock with its connection.
-    inTransaction(database, async (tx) => {
-      const { rows: locked } = await sql<{
-        leads: boolean;
-      }>`SELECT pg_try_advisory_xact_lock(${options.leaderLock}::bigint) AS leads`.execute(tx);
-      if (locked[0]?.leads !== true) return false;
+  async function look(): Promise<boolean> {
+    const more = await asLeader(database, options.name, async (tx) => {
       const page = await nextPage(tx, options);
       if (page === null) return false;
-      // What it writes is committed by itself: the log's lock may not be held until this transaction ends.
       await options.work(database.kysely, page);
       await sql`UPDATE alert_progress SET position = ${page.upTo}::bigint WHERE name = ${options.name} AND position < ${page.upTo}::bigint`.execute(
         tx,
       );
       return page.more;
     });
+    return more === true;
+  }
 
   async function keepLooking(): Promise<void> {
     let retryMs = FIRST_RETRY_MS;

@@ -1,5 +1,4 @@
-import type { Kysely } from 'kysely';
-import { sql } from 'kysely';
+import { sql, type Kysely } from 'kysely';
 
 import { defaultRules, type AlertRule } from '../domain/alert-rule.ts';
 import { alertConditionSchema } from '../domain/alert-schemas.ts';
@@ -28,11 +27,21 @@ export async function loadRules(
     .where('deleted', '=', false)
     .orderBy('id')
     .execute();
+  const settings = await db
+    .selectFrom('organizations')
+    .select(['id', 'alert_quota_thresholds', 'alert_expiring_within_days', 'alert_unused_for_days'])
+    .where('id', '=', sql<string>`ANY(${[...new Set(organizationIds)]}::uuid[])`)
+    .execute();
   const set = Map.groupBy(rows, (row) => row.organization_id);
   return new Map(
-    organizationIds.map((organizationId) => {
+    settings.map(({ id: organizationId, ...columns }) => {
       const own = (set.get(organizationId) ?? []).map(ruleOf);
-      const defaults = defaultRules(organizationId).filter((rule) => !own.some(({ ruleId }) => ruleId === rule.ruleId));
+      const chosen = {
+        quotaThresholds: columns.alert_quota_thresholds,
+        expiringWithinDays: columns.alert_expiring_within_days,
+        unusedForDays: columns.alert_unused_for_days,
+      };
+      const defaults = defaultRules(organizationId, chosen).filter((rule) => !own.some(({ ruleId }) => ruleId === rule.ruleId));
       return [organizationId, [...defaults, ...own]];
     }),
   );

@@ -1,12 +1,13 @@
 import { sql, type Kysely } from 'kysely';
 
+import { loadRules } from '../alerts/load-rules.ts';
 import type { Actor } from '../domain/actor.ts';
 import { ABSENT_ALERT, acknowledgeAlert, evolveAlert, type AlertState } from '../domain/alert.ts';
 import {
   ABSENT_ALERT_RULE,
   decideAlertRule,
-  defaultRules,
   evolveAlertRule,
+  isDefaultRule,
   type AlertRule,
   type AlertRuleCommand,
   type AlertRuleState,
@@ -97,7 +98,7 @@ export function createAlertCommands(context: CommandContext): AlertCommands {
       const given = Object.entries({ enabled, category, apiKeyId, ...fields }).filter(([, value]) => value !== undefined);
       const asked: JsonValue = { id, ...(Object.fromEntries(given) as Readonly<Record<string, JsonValue>>) };
       return changeRule(actor, id, { operation: 'updateAlertRule', input: asked, idempotencyKey }, async (state) => {
-        const before = ruleBefore(state, actor.organizationId, id);
+        const before = await ruleBefore(db, state, actor.organizationId, id);
         if (isRefusal(before)) return before;
         const condition = conditionOf(before.condition.kind, fields, before.condition);
         if (isRefusal(condition)) return condition;
@@ -118,7 +119,7 @@ export function createAlertCommands(context: CommandContext): AlertCommands {
       const input = parseInput(alertIdSchema, raw);
       if (!input.ok) return input.refusal;
       const { id, idempotencyKey } = input.value;
-      const isDefault = defaultRules(actor.organizationId).some(({ ruleId }) => ruleId === id);
+      const isDefault = isDefaultRule(actor.organizationId, id);
       return changeRule(actor, id, { operation: 'deleteAlertRule', input: { id }, idempotencyKey }, () =>
         Promise.resolve({ kind: 'delete', isDefault }),
       );
@@ -148,10 +149,13 @@ export function createAlertCommands(context: CommandContext): AlertCommands {
 }
 
 /** The rule as it stands, which for an unchanged default rule no event says. */
-function ruleBefore(state: AlertRuleState, organizationId: string, id: string): AlertRule | Refusal {
+async function ruleBefore(db: Kysely<Tables>, state: AlertRuleState, organizationId: string, id: string): Promise<AlertRule | Refusal> {
   if (state.kind === 'set') return state.rule;
-  const byDefault = state.kind === 'absent' ? defaultRules(organizationId).find(({ ruleId }) => ruleId === id) : undefined;
-  return byDefault ?? refusal('NOT_FOUND', 'There is no such alert rule in your organization', 'id');
+  const rules = state.kind === 'absent' && isDefaultRule(organizationId, id) ? await loadRules(db, [organizationId]) : undefined;
+  return (
+    rules?.get(organizationId)?.find(({ ruleId }) => ruleId === id) ??
+    refusal('NOT_FOUND', 'There is no such alert rule in your organization', 'id')
+  );
 }
 
 async function refuseUnknownKey(db: Kysely<Tables>, organizationId: string, keyId: string | null): Promise<Refusal | null> {

@@ -15,7 +15,7 @@ const listOf = (item: z.ZodType<number>) =>
 
 /** What a rule can be set to; which of these belong to a kind {@link conditionOf} says. */
 const conditionFields = {
-  percentages: listOf(whole(10, 100)),
+  percentages: listOf(whole(1, 100)),
   days: listOf(whole(1, 3650)),
   everyDays: whole(1, 3650).nullable(),
   minRequests: whole(1, 1_000_000_000),
@@ -69,12 +69,12 @@ export function conditionOf(kind: AlertKind, given: ConditionFields, before: Ale
   switch (kind) {
     case 'RATE_LIMIT_APPROACHED':
     case 'QUOTA_THRESHOLD':
-      return percentages === undefined ? missing('percentages', kind) : { kind, percentages };
+      return percentages === undefined || percentages.length === 0 ? missing('percentages', kind) : { kind, percentages };
     case 'ERROR_RATE':
-      return percentages === undefined ? missing('percentages', kind) : { kind, percentages, minRequests };
+      return percentages === undefined || percentages.length === 0 ? missing('percentages', kind) : { kind, percentages, minRequests };
     case 'UNUSED_KEY':
     case 'EXPIRING_SOON':
-      return days === undefined ? missing('days', kind) : { kind, days };
+      return days === undefined || days.length === 0 ? missing('days', kind) : { kind, days };
     case 'SPENDING':
       return amountMicros === undefined ? missing('amountMicros', kind) : { kind, amountMicros, subject, period };
     case 'LOW_BALANCE':

@@ -1,9 +1,10 @@
 import { hash } from 'node:crypto';
 
 import { canonicalJson } from '../lib/canonical-json.ts';
-import { DEFAULT_ALERT_CONDITIONS } from './alert-defaults.ts';
-import type { AlertCondition, AlertKind } from './alert-schemas.ts';
+import { defaultConditions } from './alert-defaults.ts';
+import { ALERT_KIND_NAMES, type AlertCondition, type AlertKind } from './alert-schemas.ts';
 import type { AlertRuleEvent } from './event.ts';
+import type { AlertDefaults } from './organization-settings.ts';
 import { refusal, type Refusal } from './refusals.ts';
 
 /** What is watched for, and where: every key, those of a category, or one. */
@@ -34,12 +35,17 @@ export function defaultRuleId(organizationId: string, kind: AlertKind): string {
   return hash('sha256', `${organizationId}/${kind}`).replace(/^(.{8})(.{4})(.{4})(.{4})(.{12}).*$/, '$1-$2-$3-$4-$5');
 }
 
-/** The rules that every organization has until it changes them. */
-export function defaultRules(organizationId: string): readonly AlertRule[] {
-  return DEFAULT_ALERT_CONDITIONS.map((condition) => ({
+/** Whether an id is that of one of an organization's default rules. */
+export function isDefaultRule(organizationId: string, ruleId: string): boolean {
+  return ALERT_KIND_NAMES.some((kind) => kind !== 'SPENDING' && defaultRuleId(organizationId, kind) === ruleId);
+}
+
+/** The rules that an organization has until it changes them. */
+export function defaultRules(organizationId: string, settings: AlertDefaults): readonly AlertRule[] {
+  return defaultConditions(settings).map(({ condition, enabled }) => ({
     ruleId: defaultRuleId(organizationId, condition.kind),
     condition,
-    enabled: true,
+    enabled,
     category: null,
     keyId: null,
   }));

@@ -17,7 +17,7 @@ export function addAlertMutations(builder: Builder, enums: Enums, types: TypeRef
     enabled: t.boolean(),
     category: t.string({ description: 'Watch keys of this category alone.' }),
     apiKeyId: t.id({ description: 'Watch this key alone.' }),
-    percentages: t.intList({ description: 'RATE_LIMIT_APPROACHED, QUOTA_THRESHOLD, ERROR_RATE: 10 to 100, each for an alert of its own.' }),
+    percentages: t.intList({ description: 'RATE_LIMIT_APPROACHED, QUOTA_THRESHOLD, ERROR_RATE: 1 to 100, each for an alert of its own.' }),
     days: t.intList({ description: 'UNUSED_KEY, EXPIRING_SOON: 1 to 3650, each for an alert of its own.' }),
     everyDays: t.int({ description: 'ROTATION_DUE: the schedule of keys that have none of their own.' }),
     minRequests: t.int({ description: 'ERROR_RATE: with fewer requests in the hour nothing is said. 50 unless told.' }),

@@ -1,4 +1,8 @@
 import { createAlerting } from '../../src/alerts/create-alerting.ts';
+import { headPosition } from '../../src/ledger/append.ts';
+import { createProjector } from '../../src/projections/projector.ts';
+import { USAGE_PROJECTION } from '../../src/projections/usage-fold.ts';
+import { installTestClock } from '../support/test-clock.ts';
 import { eventually, openTestGraphql, type Update } from '../graphql/graphql-server.ts';
 import { at } from '../graphql/at.ts';
 
@@ -22,20 +26,36 @@ export type Raised = {
 };
 
 /** The places in the log that move. */
-const FOLLOWED = ['windows'];
+const FOLLOWED = ['windows', 'statistics'];
 
 export type AlertingServer = Awaited<ReturnType<typeof openAlertingServer>>;
 
-/** A GraphQL server whose log is evaluated for alerts, all on a database of their own. */
-export async function openAlertingServer() {
+/** A GraphQL server whose log is folded and evaluated for alerts, all on a database of their own. */
+export async function openAlertingServer(options: { readonly clock?: boolean } = {}) {
   const server = await openTestGraphql();
-  const alerting = createAlerting({ database: server.ledger.database, pollMs: 20, onError: (error) => server.ledger.errors.push(error) });
+  const clock = options.clock === true ? await installTestClock(server.ledger.testDatabase) : null;
+  const onError = (error: Error): void => void server.ledger.errors.push(error);
+  const { database } = server.ledger;
+  const projector = createProjector({
+    database,
+    projections: [USAGE_PROJECTION],
+    pollMs: 20,
+    pauseMs: 20,
+    onError,
+    onPoisoned: () => undefined,
+  });
+  const alerting = createAlerting({ database, pollMs: 20, timeMs: 50, onError });
   return {
     ...server,
+    clock() {
+      if (clock === null) throw new Error('this server has the real clock');
+      return clock;
+    },
     variables: { organization: server.organizationId },
     /** What `alertRaised` brings over a WebSocket from now, or a position, on. */
-    follow(after: string | null = null, token = server.ownerToken) {
+    async follow(from: string | null = null, token = server.ownerToken) {
       const seen: Raised[] = [];
+      const after = from ?? String(await headPosition(server.ledger.db));
       const client = server.socketClient(token);
       const iterator = client.iterate({ query: RAISED, variables: { organization: server.organizationId, after } });
       const reading = (async () => {
@@ -52,8 +72,7 @@ export async function openAlertingServer() {
     },
     /** Resolves when everything that is in the log now has been evaluated. */
     async settled() {
-      const { rows } = await server.ledger.database.pool.query<{ head: bigint }>('SELECT head_position() AS head');
-      const head = rows[0]?.head ?? 0n;
+      const head = await headPosition(server.ledger.db);
       await eventually('the log is evaluated', async () => {
         const places = await server.ledger.database.pool.query<{ position: bigint }>(
           'SELECT position FROM alert_progress WHERE name = ANY ($1)',
@@ -71,6 +90,8 @@ export async function openAlertingServer() {
     },
     async close() {
       await alerting.stop();
+      await projector.stop();
+      await clock?.close();
       await server.close();
       if (server.ledger.errors.length > 0) throw new AggregateError(server.ledger.errors, 'something went wrong in the background');
     },

@@ -20,7 +20,7 @@ describe('6.1 quota thresholds', () => {
     seen.map(({ alert }) => `${alert.severity} ${String(alert.details['window'])} ${String(alert.details['percent'])}`);
 
   it('6.1 at 50, 80, 95 and 100 % of a quota an alert is raised without anything being set, and reaches the socket', async () => {
-    const stream = server.follow('0');
+    const stream = await server.follow('0');
     const { keyId, secret } = await server.ledger.newKey({ name: 'web shop', quotas: { daily: 20 } });
     await verify(secret, 9);
     await server.settled();
@@ -44,7 +44,7 @@ describe('6.1 quota thresholds', () => {
   });
 
   it('6.1 each quota of a key has thresholds of its own, and a cap that is lowered below what is used raises them without a request', async () => {
-    const stream = server.follow();
+    const stream = await server.follow();
     const { keyId, secret } = await server.ledger.newKey({ quotas: { total: 1000, weekly: 1000, monthly: 10 } });
     await verify(secret, 6);
     await stream.until(1);
@@ -88,7 +88,7 @@ describe('6.1 quota thresholds', () => {
     const { secret } = await server.ledger.newKey({ quotas: { total: 1 } });
     await verify(secret, 1);
     await server.settled();
-    const all = server.follow('0');
+    const all = await server.follow('0');
     await all.until(4);
     await server.settled();
     const positions = all.seen.map(({ position }) => position);
