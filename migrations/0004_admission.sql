@@ -296,7 +296,7 @@ CREATE FUNCTION admit(
   p_caller integer[], p_lookup_id text[], p_macs bytea, p_cost integer[], p_permissions text[], p_environment text[], p_ip inet[], p_origin text[],
   p_endpoint text[], p_request_id text[], p_failures_to_block integer, p_failure_window interval, p_block_for interval,
   OUT at timestamptz, OUT first_position bigint, OUT codes smallint[], OUT rules smallint[], OUT recorded boolean[], OUT keys integer[], OUT versions integer[],
-  OUT outdated boolean[], OUT special json[],
+  OUT profile_versions integer[], OUT outdated boolean[], OUT special json[],
   OUT consumed_keys integer[], OUT minute_left bigint[], OUT total_left bigint[], OUT day_left bigint[], OUT week_left bigint[], OUT month_left bigint[]
 ) LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -339,13 +339,16 @@ BEGIN
   at := present;
 
   -- What each request asks for, and all that speaks against it but limits.
-  SELECT array_agg(c.code), array_agg(c.key), array_agg(c.version), array_agg(c.outdated), array_agg(c.key) FILTER (WHERE c.code = 0 AND c.second_bucket < present_second)
-  INTO codes, keys, versions, outdated, behind
+  SELECT array_agg(c.code), array_agg(c.key), array_agg(c.version), CASE WHEN count(c.profile_version) > 0 THEN array_agg(c.profile_version) END,
+    array_agg(c.outdated), array_agg(c.key) FILTER (WHERE c.code = 0 AND c.second_bucket < present_second)
+  INTO codes, keys, versions, profile_versions, outdated, behind
   FROM (
     SELECT
       -- Whoever lacks the secret, or asks for another organization, gets no trace into a key and learns nothing of it, a blocked address included.
       CASE WHEN v.mac = r.mac AND v.pepper_id = p_pepper_id AND k.organization_id = r.organization_id THEN k.number END AS key,
       k.version, NOT v.current AS outdated, w.second_bucket,
+      -- A subquery, so that a key without a profile costs nothing, and one with it a look into an index, whatever the planner believes.
+      CASE WHEN k.profile_id IS NOT NULL THEN (SELECT p.version FROM profiles p WHERE p.id = k.profile_id) END AS profile_version,
       (CASE
         WHEN r.caller_code <> 0 THEN r.caller_code
         WHEN f.blocked_until > present THEN 8
@@ -571,7 +574,8 @@ BEGIN
     SELECT u.organization, u.request_id, u.position, u.recorded_at, json_build_object(
       'asked', trace_of(substr(p_macs, 32 * r.ordinal::integer - 31, 32)), 'at', u.recorded_at, 'code', u.code, 'rule', coalesce(rules[r.ordinal], 0), 'outdated', outdated[r.ordinal],
       'minuteLeft', l.minute_left, 'totalLeft', l.total_left, 'dayLeft', l.day_left, 'weekLeft', l.week_left, 'monthLeft', l.month_left,
-      'retryAt', special[r.ordinal] -> 'retryAt', 'quotaStatus', special[r.ordinal] -> 'quotaStatus', 'key', to_json(k))
+      'retryAt', special[r.ordinal] -> 'retryAt', 'quotaStatus', special[r.ordinal] -> 'quotaStatus', 'key', to_json(k),
+      'profile', (SELECT to_json(p) FROM profiles p WHERE p.id = k.profile_id))
     FROM (
       SELECT r.ordinal, first_position + row_number() OVER (ORDER BY r.ordinal) - 1 AS position
       FROM unnest(recorded) WITH ORDINALITY AS r (recorded, ordinal) WHERE r.recorded

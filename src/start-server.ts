@@ -11,6 +11,7 @@ import { createHousekeepingLoop } from './commands/housekeeping.ts';
 import { createImportCommands } from './commands/import-commands.ts';
 import { createKeyCommands } from './commands/key-commands.ts';
 import { createOrganizationCommands } from './commands/organization-commands.ts';
+import { createProfileCommands } from './commands/profile-commands.ts';
 import { createTokenCommands } from './commands/token-commands.ts';
 import type { Config } from './config.ts';
 import { subjectOfStream } from './graphql/global-id.ts';
@@ -103,6 +104,7 @@ export async function startServer(config: Config, { logger, signal, onProgress }
   const alerts = createAlertCommands(context);
   const policy = createAddressPolicy(config.webhookAllowPrivate);
   const webhooks = createWebhookCommands({ ...context, peppers, policy });
+  const profiles = createProfileCommands(context);
 
   const admission = createAdmission({
     database,
@@ -162,6 +164,7 @@ export async function startServer(config: Config, { logger, signal, onProgress }
     tokens,
     alerts,
     webhooks,
+    profiles,
     admission,
     windows: (keyNumbers) => readWindows(database.kysely, keyNumbers),
     tail,

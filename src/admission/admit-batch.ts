@@ -2,7 +2,7 @@ import type { QueryConfig } from 'pg';
 
 import { permissionsOf, ROLES } from '../domain/permissions.ts';
 import type { VerifyCaller, VerifyRequest } from './admission.ts';
-import type { StoredKey } from './key-facts.ts';
+import type { StoredKey, StoredProfile } from './key-facts.ts';
 
 /** A request as the batch's statement takes it. */
 export type Asked = {
@@ -29,6 +29,8 @@ export type AdmitRow = {
   /** The number of the key that was found; null unless the right secret was presented. */
   readonly keys: readonly (number | null)[];
   readonly versions: readonly (number | null)[];
+  /** Of its profile, where it has one. */
+  readonly profile_versions: readonly (number | null)[] | null;
   readonly outdated: readonly (boolean | null)[];
   /** A stored answer, the other pepper's verifier, or when a refused request could pass. */
   readonly special: readonly (Special | null)[] | null;
@@ -64,6 +66,7 @@ export type StoredAnswer = {
   readonly retryAt: string | null;
   readonly quotaStatus: number | null;
   readonly key: StoredKey;
+  readonly profile: StoredProfile | null;
 };
 
 /** Codes of `admit` that are no outcome of a verification. */

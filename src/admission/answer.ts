@@ -4,7 +4,7 @@ import { VERIFICATION_REFUSALS } from '../domain/refusals.ts';
 import { codeOf, httpStatusOf, requestIdOf } from '../domain/usage.ts';
 import type { RefusedBy, VerifiedKey, VerifyAnswer } from './admission.ts';
 import type { StoredAnswer } from './admit-batch.ts';
-import { toKeyFacts, type KeyFacts } from './key-facts.ts';
+import { toKeyFacts, toProfileFacts, type KeyFacts } from './key-facts.ts';
 
 const MINUTE_SECONDS = 60;
 /** The rules of `admit` by number; 0 is none. */
@@ -71,7 +71,7 @@ export function repeatAnswer(stored: StoredAnswer, position: bigint | null, requ
     quotaStatus: stored.quotaStatus,
     left: { minute: stored.minuteLeft, total: stored.totalLeft, daily: stored.dayLeft, weekly: stored.weekLeft, monthly: stored.monthLeft },
   };
-  return toAnswer(decided, toKeyFacts(stored.key), requestId);
+  return toAnswer(decided, toKeyFacts(stored.key, stored.profile === null ? null : toProfileFacts(stored.profile)), requestId);
 }
 
 function messageOf(code: Exclude<ReturnType<typeof codeOf>, 'VALID'>, refusedBy: RefusedBy | null): string {
@@ -101,7 +101,8 @@ function refusedByRule(decided: Decided): RefusedBy | null {
 function verifiedKey(key: KeyFacts | null, outdatedSecret: boolean): VerifiedKey {
   if (key === null) throw new Error('A valid verification came without its key.');
   const { id, name, type, category, permissions, metadata, expiresAt, organizationId, ownerId } = key;
-  return { id, name, type, category, permissions, metadata, expiresAt, profile: null, organizationId, ownerId, outdatedSecret };
+  const profile = key.profile === null ? null : { name: key.profile.name, settings: key.profile.settings };
+  return { id, name, type, category, permissions, metadata, expiresAt, profile, organizationId, ownerId, outdatedSecret };
 }
 
 function rateLimitOf({ left, atMs }: Decided, key: KeyFacts): VerifyAnswer['rateLimit'] {

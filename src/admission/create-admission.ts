@@ -29,7 +29,7 @@ import {
 } from './admit-batch.ts';
 import { repeatAnswer, toAnswer, type Decided } from './answer.ts';
 import { createBatcher } from './batcher.ts';
-import { createKeyFactsCache, type KeyFacts } from './key-facts.ts';
+import { createKeyFactsCache, type KeyFacts, type WantedFacts } from './key-facts.ts';
 import { openPipelinedConnection } from './pipelined-connection.ts';
 import { recordUsage } from './record-usage.ts';
 import { createVerifierAdoption, type ReplaceVerifier } from './verifier-adoption.ts';
@@ -188,11 +188,12 @@ function tellsOfKey(code: number): boolean {
   return code < CALLER_UNAUTHENTICATED && code !== INVALID_KEY;
 }
 
-function wantedFacts(row: AdmitRow): ReadonlyMap<number, number> {
-  const wanted = new Map<number, number>();
+function wantedFacts(row: AdmitRow): ReadonlyMap<number, WantedFacts> {
+  const wanted = new Map<number, WantedFacts>();
   row.keys.forEach((key, index) => {
     const version = row.versions[index];
-    if (key !== null && version !== null && version !== undefined && tellsOfKey(row.codes[index] ?? INVALID_KEY)) wanted.set(key, version);
+    if (key !== null && version !== null && version !== undefined && tellsOfKey(row.codes[index] ?? INVALID_KEY))
+      wanted.set(key, { version, profileVersion: row.profile_versions?.[index] ?? null });
   });
   return wanted;
 }

@@ -40,6 +40,12 @@ export function describeEvent(event: LifecycleEvent, before: KeyState | null): r
       return ['access token revoked'];
     case 'VerifierReplaced':
       return ['the imported secret was used, and has an argon2id verifier from here on'];
+    case 'ProfileCreated':
+      return [`profile ${quoted(event.data.name)} created: ${shown(event.data.settings)}`];
+    case 'ProfileUpdated':
+      return Object.entries(event.data).map(([name, value]) => `profile's ${name}: ${shown(value)}`);
+    case 'ProfileDeleted':
+      return [`profile ${quoted(event.data.name)} deleted`];
     case 'KeyCreated':
     case 'KeyImported':
       return [

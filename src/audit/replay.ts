@@ -3,6 +3,7 @@ import { sql, type Kysely } from 'kysely';
 import { ABSENT_TOKEN, evolveToken, type TokenState } from '../domain/access-token.ts';
 import { ABSENT_KEY, evolveKey, keyStatus, type KeyState } from '../domain/api-key.ts';
 import { parseEvent, streamOf, type LifecycleEvent } from '../domain/event.ts';
+import { ABSENT_PROFILE, evolveProfile, type ProfileState } from '../domain/profile.ts';
 import { ABSENT_ORGANIZATION, evolveOrganization, type OrganizationState } from '../domain/organization.ts';
 import { databaseNow } from '../ledger/run-command.ts';
 import type { AsOf } from '../ledger/stream.ts';
@@ -52,6 +53,7 @@ export async function replay(db: Kysely<Tables>, subject: ReplaySubject, asOf: A
     organization: ABSENT_ORGANIZATION as OrganizationState,
     keys: new Map<string, KeyState>(),
     tokens: new Map<string, TokenState>(),
+    profiles: new Map<string, ProfileState>(),
   };
   const events: ReplayedEvent[] = [];
   let after = 0n;
@@ -101,7 +103,12 @@ function readPage(db: Kysely<Tables>, subject: ReplaySubject, organizationId: st
   return query.execute();
 }
 
-type States = { organization: OrganizationState; readonly keys: Map<string, KeyState>; readonly tokens: Map<string, TokenState> };
+type States = {
+  organization: OrganizationState;
+  readonly keys: Map<string, KeyState>;
+  readonly tokens: Map<string, TokenState>;
+  readonly profiles: Map<string, ProfileState>;
+};
 
 function fold(
   states: States,
@@ -126,12 +133,17 @@ function fold(
   if (kind === 'alert-rule') return { event: parseEvent.alertRule(type, data), before: null };
   if (kind === 'person') return { event: parseEvent.person(type, data), before: null };
   if (kind === 'webhook') return { event: parseEvent.webhook(type, data), before: null };
+  if (kind === 'profile') {
+    const event = parseEvent.profile(type, data);
+    states.profiles.set(stream, evolveProfile(states.profiles.get(stream) ?? ABSENT_PROFILE, event));
+    return { event, before: null };
+  }
   const event = parseEvent.organization(type, data);
   states.organization = evolveOrganization(states.organization, event);
   return { event, before: null };
 }
 
-function shownState(subject: ReplaySubject, { organization, keys, tokens }: States, at: Date): JsonValue {
+function shownState(subject: ReplaySubject, { organization, keys, tokens, profiles }: States, at: Date): JsonValue {
   if (subject.kind === 'key') {
     const state = keys.get(streamOf.key(subject.id));
     if (state === undefined || state.kind === 'absent') return null;
@@ -170,6 +182,9 @@ function shownState(subject: ReplaySubject, { organization, keys, tokens }: Stat
               permissions: token.permissions === null ? null : [...token.permissions],
             },
           ],
+    ),
+    profiles: [...profiles.values()].flatMap((profile) =>
+      profile.kind === 'profile' ? [{ id: profile.profileId, name: profile.name, settings: profile.settings }] : [],
     ),
     keys: [...keys.values()].flatMap((key) =>
       key.kind === 'absent'

@@ -11,7 +11,7 @@ import { fingerprint, type Argon2Verifiers } from '../identity/argon2-verifier.t
 import { fastVerifier, type Peppers } from '../identity/pepper.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { Secret } from '../lib/secret.ts';
-import { isUniqueViolation, type Effect } from '../ledger/append.ts';
+import { isForeignKeyViolation, isUniqueViolation, type Effect } from '../ledger/append.ts';
 import { runCommand, type CommandContext, type Decision, type Outcome } from '../ledger/run-command.ts';
 import { loadStream } from '../ledger/stream.ts';
 import type { Tables } from '../postgres/tables.ts';
@@ -90,7 +90,7 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
   ): Promise<Outcome<KeyResult>> {
     const actorId = actor?.id ?? SYSTEM_ACTOR_ID;
     if (actor !== null) await authorizeChange(actor, target.keyId);
-    return refuseTakenName(
+    return refuseByTables(
       runCommand<KeyResult>(context, {
         actorId,
         ...request,
@@ -123,11 +123,9 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
     const ownerId = personal && actor.kind === 'member' ? actor.memberId : null;
     if (personal && ownerId === null) return refusal('INVALID_INPUT', "A service has no personal keys; leave 'personal' out", 'personal');
     requireKeyWrite(actor, ownerId);
-    const unknownProfile = refuseUnknownProfile(settings.profileId);
-    if (unknownProfile !== null) return unknownProfile;
     let minted: NewSecret | undefined;
     let identity: KeyIdentity | undefined;
-    return refuseTakenName(
+    return refuseByTables(
       runCommand<KeyResult>(context, {
         actorId: actor.id,
         operation: 'createApiKey',
@@ -160,8 +158,6 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
       if (!input.ok) return input.refusal;
       const { id, idempotencyKey, ...given } = input.value;
       const changes = clearable(given);
-      const unknownProfile = refuseUnknownProfile(changes.profileId ?? null);
-      if (unknownProfile !== null) return unknownProfile;
       const request = { operation: 'updateApiKey', input: { id, ...changes }, idempotencyKey };
       return change(actor, { organizationId: actor.organizationId, keyId: id }, request, async () => {
         const policy = await readKeyPolicy(db, actor.organizationId);
@@ -306,15 +302,14 @@ function clearable(given: { readonly [Name in keyof KeySettings]?: KeySettings[N
   ) as Partial<KeySettings>;
 }
 
-function refuseUnknownProfile(profileId: string | null): Refusal | null {
-  return profileId === null ? null : refusal('NOT_FOUND', 'There is no such profile in your organization', 'profileId');
-}
-
-async function refuseTakenName<Result>(outcome: Promise<Outcome<Result>>): Promise<Outcome<Result>> {
+/** What the tables themselves refuse, under the log's lock: a name that is taken, a profile that is not there or not of the organization. */
+async function refuseByTables<Result>(outcome: Promise<Outcome<Result>>): Promise<Outcome<Result>> {
   try {
     return await outcome;
   } catch (error) {
     if (isUniqueViolation(error, 'api_keys_name')) return refusal('NAME_TAKEN', undefined, 'name');
+    if (isForeignKeyViolation(error, 'api_keys_profile'))
+      return refusal('NOT_FOUND', 'There is no such profile in your organization', 'profileId');
     throw error;
   }
 }

@@ -4,7 +4,8 @@ import { canonicalJson } from '../lib/canonical-json.ts';
 import { normalizeIpRange } from '../lib/ip-address.ts';
 import { Secret } from '../lib/secret.ts';
 
-const MAX_METADATA_BYTES = 16 * 1024;
+const MAX_OBJECT_BYTES = 16 * 1024;
+const MAX_OBJECT_DEPTH = 32;
 /** JavaScript's own limit for exact integers, far above any real cap. */
 const cap = z
   .int('give a whole number, or null for no cap')
@@ -12,7 +13,7 @@ const cap = z
   .nullish()
   .transform((value) => value ?? null);
 
-const name = z
+export const name = z
   .string()
   .transform((text) => text.normalize('NFC').trim())
   .refine((text) => [...text].length >= 3 && [...text].length <= 50, 'give a name of 3 to 50 characters')
@@ -35,13 +36,22 @@ export const permissions = z
   .max(100, 'a key can carry 100 permissions at most')
   .transform((list) => [...new Set(list)]);
 
-const metadata = z
-  .record(z.string(), z.json())
-  .refine(isCanonicalizable, 'give JSON without lone surrogates')
-  .refine(
-    (value) => Buffer.byteLength(JSON.stringify(value)) <= MAX_METADATA_BYTES,
-    `metadata can take ${MAX_METADATA_BYTES} bytes as JSON at most`,
-  );
+/** A JSON object of a limited size and depth; `field` names it in what a caller is told. */
+export const jsonObject = (field: string) =>
+  z
+    .unknown()
+    // Before anything walks through it: what is nested by the thousands would exhaust the stack.
+    .refine((value) => isNestedWithin(value, MAX_OBJECT_DEPTH), `${field} can be nested ${MAX_OBJECT_DEPTH} levels deep at most`)
+    .pipe(
+      z
+        .record(z.string(), z.json())
+        .refine(isCanonicalizable, 'give JSON without lone surrogates')
+        .refine(
+          (value) => Buffer.byteLength(JSON.stringify(value)) <= MAX_OBJECT_BYTES,
+          `${field} can take ${MAX_OBJECT_BYTES} bytes as JSON at most`,
+        ),
+    );
+const metadata = jsonObject('metadata');
 
 const ipAllowlist = z
   .array(
@@ -133,6 +143,11 @@ function orDefault<Schema extends z.ZodType>(schema: Schema, value: z.output<Sch
   return schema
     .nullish()
     .transform((given): z.output<Schema> => (given === null || given === undefined ? value : (given as z.output<Schema>)));
+}
+
+function isNestedWithin(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return true;
+  return levels > 0 && Object.values(value).every((part) => isNestedWithin(part, levels - 1));
 }
 
 function isCanonicalizable(value: z.core.util.JSONType): boolean {

@@ -142,6 +142,13 @@ const webhookEvents = {
   WebhookRedeliveryRequested: z.object({ position: z.string().describe('of the event that was sent again, a decimal integer') }),
 };
 
+const profileSettings = z.record(z.string(), z.json());
+const profileEvents = {
+  ProfileCreated: z.object({ profileId: uuid, name: z.string(), settings: profileSettings }),
+  ProfileUpdated: z.object({ name: z.string(), settings: profileSettings }).partial().describe('what changed, with its new value'),
+  ProfileDeleted: z.object({ name: z.string() }),
+};
+
 const usageCount = z.string().describe('a decimal integer');
 /** Usage events are stored as typed rows and shown in this form. */
 const usageFields = {
@@ -174,6 +181,7 @@ export const EVENT_SCHEMAS = {
   ...organizationEvents,
   ...tokenEvents,
   ...personEvents,
+  ...profileEvents,
   ...keyEvents,
   ...alertRuleEvents,
   ...alertEvents,
@@ -192,8 +200,17 @@ export type WebhookEvent = EventsOf<typeof webhookEvents>;
 export type AlertRuleEvent = EventsOf<typeof alertRuleEvents>;
 export type AlertEvent = EventsOf<typeof alertEvents>;
 export type PersonEvent = EventsOf<typeof personEvents>;
+export type ProfileEvent = EventsOf<typeof profileEvents>;
 /** What a decider can produce; usage events are appended by admission. */
-export type LifecycleEvent = KeyEvent | OrganizationEvent | TokenEvent | PersonEvent | AlertRuleEvent | AlertEvent | WebhookEvent;
+export type LifecycleEvent =
+  | KeyEvent
+  | OrganizationEvent
+  | TokenEvent
+  | PersonEvent
+  | ProfileEvent
+  | AlertRuleEvent
+  | AlertEvent
+  | WebhookEvent;
 export type EventType = keyof typeof EVENT_SCHEMAS;
 export const EVENT_TYPES = Object.keys(EVENT_SCHEMAS) as readonly EventType[];
 
@@ -212,6 +229,7 @@ export type Recorded<Event extends LifecycleEvent = LifecycleEvent> = Event & {
 export const streamOf = {
   organization: (id: string): string => `organization:${id}`,
   token: (id: string): string => `token:${id}`,
+  profile: (id: string): string => `profile:${id}`,
   key: (id: string): string => `key:${id}`,
   alertRule: (id: string): string => `alert-rule:${id}`,
   alert: (id: string): string => `alert:${id}`,
@@ -239,4 +257,5 @@ export const parseEvent = {
   alert: (type: string, data: unknown): AlertEvent => parseWith(alertEvents, type, data),
   person: (type: string, data: unknown): PersonEvent => parseWith(personEvents, type, data),
   webhook: (type: string, data: unknown): WebhookEvent => parseWith(webhookEvents, type, data),
+  profile: (type: string, data: unknown): ProfileEvent => parseWith(profileEvents, type, data),
 } as const;

@@ -20,6 +20,7 @@ export const PERMISSIONS = {
   'keys:read': 'see keys, masked',
   'keys:write': 'create, change, regenerate, deactivate, activate and delete team keys',
   'keys:write:personal': 'the same for the personal keys of the caller alone',
+  'profiles:write': 'create, change and delete profiles',
   'keys:verify': 'ask whether a key may pass',
   'usage:read': 'see usage, statistics and the request log',
   'usage:write': 'report usage',

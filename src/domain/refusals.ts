@@ -29,6 +29,7 @@ export const MUTATION_REFUSALS = {
   NAME_TAKEN: 'Another key of the organization has this name; choose another one',
   CONFIRMATION_MISMATCH: "To delete a key, give its exact name as 'confirmName'",
   KEY_EXPIRED: "The key has expired; set a later 'expiresAt' first",
+  PROFILE_IN_USE: 'Keys have this profile; give them another one or none first',
   KEY_WAS_USED: 'The key was used, and your organization deletes only keys that never were; deactivate it instead',
   PERMISSION_NOT_PUBLIC: 'Your organization does not allow PUBLIC keys to carry this permission',
   KEY_DELETED: 'The key was deleted, which is permanent',

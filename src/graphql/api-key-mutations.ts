@@ -32,7 +32,7 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
     category: t.string({ description: 'Such as production, development or staging; by default production.' }),
     permissions: t.stringList({ description: 'A PUBLIC key carries only those that the settings of the organization allow.' }),
     expiresAt: t.field({ type: 'DateTime' }),
-    profileId: t.id(),
+    profileId: t.id({ description: 'A profile of the organization.' }),
     metadata: t.field({ type: 'JSON', description: 'An object of 16 KiB at most.' }),
     ipAllowlist: t.stringList({ description: 'Addresses and CIDR ranges of end clients.' }),
     allowedOrigins: t.stringList(),

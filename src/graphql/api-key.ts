@@ -9,7 +9,6 @@ import { momentOf } from './as-of.ts';
 import type { Builder } from './builder.ts';
 import { actorOf } from './context.ts';
 import type { Enums } from './enums.ts';
-import { encodeGlobalId } from './global-id.ts';
 import { addOutdatedSecret } from './outdated-secret.ts';
 import { LIFECYCLE_TYPES, readEvents, type LedgerEventRefs } from './ledger-event.ts';
 import type { TypeRefs } from './type-refs.ts';
@@ -32,10 +31,6 @@ export function addApiKey(
   usage: UsageRefs,
   alerts: AlertRefs,
 ): void {
-  const profile = builder.objectRef<{ readonly id: string; readonly name: string }>('Profile').implement({
-    description: "A named bundle of settings that a gateway is handed with a key's verification.",
-    fields: (t) => ({ id: t.id({ resolve: ({ id }) => encodeGlobalId('Profile', id) }), name: t.exposeString('name') }),
-  });
   const quota = builder.objectRef<QuotaWindow>('Quota').implement({
     description: 'A cap on requests in a window. The numbers are whole, exact up to 2^53.',
     fields: (t) => ({
@@ -102,7 +97,13 @@ export function addApiKey(
       archived: t.exposeBoolean('archived', {
         description: 'A personal key is while its owner belongs to a team, and once they have left. It is refused as inactive.',
       }),
-      profile: t.field({ type: profile, nullable: true, resolve: () => null }),
+      profile: t.field({
+        type: types.profile,
+        nullable: true,
+        description: 'Null without one, and for deleted keys.',
+        // Who sees a key sees its profile, without a permission of its own.
+        resolve: (key, _args, context) => (key.profile_id === null ? null : context.profiles.load(key.profile_id)),
+      }),
       metadata: t.field({ type: 'JSON', resolve: (key) => key.metadata }),
       ipAllowlist: t.stringList({ description: 'CIDR ranges; empty: any address.', resolve: (key) => [...key.ip_allowlist] }),
       allowedOrigins: t.stringList({ description: 'Empty: any origin.', resolve: (key) => [...key.allowed_origins] }),

@@ -7,6 +7,7 @@ import { readOutdatedSecrets, type OutdatedSecret } from './outdated-secret.ts';
 import { unauthenticated } from './client-error.ts';
 import type { GraphqlDependencies } from './dependencies.ts';
 import type { GraphqlLimits } from './limits.ts';
+import { loadProfiles, type ProfileRow } from './profile-reading.ts';
 
 /** Ends what a caller follows: revoked, expired, disconnected, or the server stops. A GraphQLError as the reason is told to the caller. */
 export type Session = { readonly signal: AbortSignal; release(): void };
@@ -24,6 +25,8 @@ export type GraphqlContext = {
   readonly lastUsed: DataLoader<number, Date | null>;
   readonly windows: DataLoader<number, KeyWindows>;
   readonly outdatedSecrets: DataLoader<number, readonly OutdatedSecret[]>;
+  /** Of the caller's organization. */
+  readonly profiles: DataLoader<string, ProfileRow | null>;
 };
 
 export type Caller = Pick<GraphqlContext, 'deps' | 'limits' | 'actor' | 'authorization' | 'session' | 'disconnected'>;
@@ -44,6 +47,9 @@ export function createContext(caller: Caller): GraphqlContext {
       const found = await lastUsed(deps.database.kysely, numbers);
       return numbers.map((number) => found.get(number) ?? null);
     }),
+    profiles: new DataLoader((ids) =>
+      actor === null ? Promise.resolve(ids.map(() => null)) : loadProfiles(deps.database.kysely, actor.organizationId, ids),
+    ),
     windows: new DataLoader(async (numbers) => {
       const found = await deps.windows(numbers);
       return numbers.map((number) => found.get(number) ?? NO_WINDOWS);

@@ -7,6 +7,7 @@ import type { AlertCommands } from '../commands/alert-commands.ts';
 import type { ImportCommands } from '../commands/import-commands.ts';
 import type { KeyCommands } from '../commands/key-commands.ts';
 import type { OrganizationCommands } from '../commands/organization-commands.ts';
+import type { ProfileCommands } from '../commands/profile-commands.ts';
 import type { TokenCommands } from '../commands/token-commands.ts';
 import type { Authenticate } from '../identity/authenticate.ts';
 import type { Tail } from '../ledger/tail.ts';
@@ -24,6 +25,7 @@ export type GraphqlDependencies = {
   readonly tokens: TokenCommands;
   readonly alerts: AlertCommands;
   readonly webhooks: WebhookCommands;
+  readonly profiles: ProfileCommands;
   readonly admission: Admission;
   /** What is left of the quotas and limits of keys, by their numbers. */
   readonly windows: (keyNumbers: readonly number[]) => Promise<ReadonlyMap<number, KeyWindows>>;

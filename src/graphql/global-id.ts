@@ -1,9 +1,10 @@
-/** What a global id can stand for. PROFILE ids can be given in inputs; they are no nodes yet. */
+/** What a global id can stand for. */
 export const NODE_TYPES = [
   'ApiKey',
   'Organization',
   'Member',
   'AccessToken',
+  'Profile',
   'LedgerEvent',
   'Alert',
   'AlertRule',
@@ -11,7 +12,7 @@ export const NODE_TYPES = [
   'WebhookDelivery',
 ] as const;
 export type NodeType = (typeof NODE_TYPES)[number];
-export type IdType = NodeType | 'Profile';
+export type IdType = NodeType;
 
 const UUID = '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}';
 const SHAPES: Readonly<Record<IdType, RegExp>> = {
@@ -65,6 +66,7 @@ export function subjectOfStream(stream: string): string {
   if (kind === 'alert') return encodeGlobalId('Alert', id);
   if (kind === 'alert-rule') return encodeGlobalId('AlertRule', id);
   if (kind === 'webhook') return encodeGlobalId('WebhookEndpoint', id);
+  if (kind === 'profile') return encodeGlobalId('Profile', id);
   if (kind === 'organization') return encodeGlobalId('Organization', id);
   throw new Error(`The log has a stream '${kind}:…' that GraphQL has no type for.`);
 }
@@ -77,6 +79,7 @@ export function streamOfSubject(text: string): string | null {
   if (decoded?.type === 'Alert') return `alert:${decoded.id}`;
   if (decoded?.type === 'AlertRule') return `alert-rule:${decoded.id}`;
   if (decoded?.type === 'WebhookEndpoint') return `webhook:${decoded.id}`;
+  if (decoded?.type === 'Profile') return `profile:${decoded.id}`;
   return decoded?.type === 'Organization' ? `organization:${decoded.id}` : null;
 }
 

@@ -22,7 +22,7 @@ export function addLedgerEvent(builder: Builder, enums: Enums, types: TypeRefs) 
       position: t.field({ type: 'Position', resolve: (entry) => entry.position }),
       type: t.field({ type: enums.eventType, resolve: (entry) => entry.type }),
       subjectId: t.id({
-        description: 'Global id of the key, organization or access token that it is about.',
+        description: 'Global id of the key, organization, access token or profile that it is about.',
         resolve: (entry) => subjectOfStream(entry.stream),
       }),
       at: t.field({ type: 'DateTime', resolve: (entry) => entry.recordedAt }),
@@ -66,7 +66,7 @@ export function logFilterOf(filter: LedgerEventFilter | null | undefined): Pick<
   if (subjects != null && subjects.length > MAX_SUBJECTS) throw badUserInput(`'subjectIds' takes ${MAX_SUBJECTS} ids at most.`);
   const streams = subjects?.map((id) => {
     const stream = streamOfSubject(id);
-    if (stream === null) throw badUserInput(`'subjectIds': '${id.slice(0, 60)}' is no id of a key, organization or access token.`);
+    if (stream === null) throw badUserInput(`'subjectIds': '${id.slice(0, 60)}' is no id of a key, organization, access token or profile.`);
     return stream;
   });
   return { ...(filter?.types == null ? {} : { types: filter.types }), ...(streams === undefined ? {} : { streams }) };

@@ -16,6 +16,8 @@ import { addKeyList } from './key-list.ts';
 import { logFilterOf, readEvents, type LedgerEventRefs } from './ledger-event.ts';
 import type { addOrganizationSettings } from './organization-settings.ts';
 import { pageOf, pageSizeOf } from './paging.ts';
+import { listProfiles } from './profile-reading.ts';
+import type { ProfileRefs } from './profile.ts';
 import type { AccessTokenRow, MemberRow, TypeRefs } from './type-refs.ts';
 import { encodeGlobalId } from './global-id.ts';
 import { readRequestLog } from './request-log.ts';
@@ -30,6 +32,7 @@ export function addOrganization(
   types: TypeRefs,
   events: LedgerEventRefs,
   usage: UsageRefs,
+  profiles: ProfileRefs,
   settings: ReturnType<typeof addOrganizationSettings>,
   alerts: AlertRefs,
 ): void {
@@ -76,6 +79,17 @@ export function addOrganization(
           after: t.arg.string(),
         },
         resolve: (_organization, args, context) => keys.read(context, args),
+      }),
+      profiles: t.field({
+        type: profiles.connection,
+        description: 'In the order of their creation.',
+        authScopes: { permission: 'keys:read' },
+        args: { first: t.arg.int(), after: t.arg.string() },
+        resolve: async ({ id }, args, context) => {
+          const size = pageSizeOf(args.first);
+          const rows = await listProfiles(context.deps.database.kysely, id, afterUuid(args.after, 'Profile'), size + 1);
+          return pageOf(rows, size, (profile) => encodeGlobalId('Profile', profile.id), args.after != null);
+        },
       }),
       ledgerEvents: t.field({
         type: events.connection,
@@ -162,7 +176,7 @@ function addPastOrganization(builder: Builder, enums: Enums) {
 const FIRST_UUID = '00000000-0000-0000-0000-000000000000';
 
 /** The uuid behind a cursor; ids are UUIDv7, so that their order is that of creation. */
-function afterUuid(cursor: string | null | undefined, type: 'Member' | 'AccessToken'): string {
+function afterUuid(cursor: string | null | undefined, type: 'Member' | 'AccessToken' | 'Profile'): string {
   if (cursor == null) return FIRST_UUID;
   const id = idOf(type, cursor)?.split(':').at(-1);
   if (id === undefined) throw badUserInput("'after' is no cursor of this list.");

@@ -18,6 +18,7 @@ import { addRefusalTypes } from './mutation-result.ts';
 import { addOrganizationMutations } from './organization-mutations.ts';
 import { addOrganizationSettings } from './organization-settings.ts';
 import { addOrganization } from './organization.ts';
+import { addProfile } from './profile.ts';
 import { addScalars } from './scalars.ts';
 import { createTypeRefs } from './type-refs.ts';
 import { addUsage } from './usage.ts';
@@ -48,7 +49,8 @@ export function buildSchema(): GraphQLSchema {
   addImport(builder, { enums, types, refusals, keyInputs });
   addKeyStreams(builder, enums, types);
   const settings = addOrganizationSettings(builder, types, refusals);
-  addOrganization(builder, enums, types, events, usage, settings, alerts);
+  const profiles = addProfile(builder, types, actor, refusals);
+  addOrganization(builder, enums, types, events, usage, profiles, settings, alerts);
   addOrganizationMutations(builder, types, refusals);
   addBalance(builder, types, refusals);
   addMember(builder, enums, types, refusals);

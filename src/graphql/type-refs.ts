@@ -11,6 +11,7 @@ import { actorOf, type GraphqlContext } from './context.ts';
 import { splitMemberId } from './global-id.ts';
 import { loadKeys, type KeyRow } from './key-reading.ts';
 import { loadDeliveries, loadEndpoints, type DeliveryRow, type EndpointRow } from './webhook-reading.ts';
+import { loadProfiles, type ProfileRow } from './profile-reading.ts';
 
 const ORGANIZATION_COLUMNS = [
   'id',
@@ -120,6 +121,13 @@ export function createTypeRefs(builder: Builder) {
       load: async (ids: string[], context): Promise<readonly (DeliveryRow | null)[]> => {
         permitted(context, 'webhooks:read');
         return loadDeliveries(context, ids);
+      },
+    }),
+    profile: builder.loadableNodeRef<ProfileRow | null, string, string, string, ProfileRow>('Profile', {
+      id: { resolve: (profile) => profile.id },
+      load: async (ids: string[], context): Promise<readonly (ProfileRow | null)[]> => {
+        permitted(context, 'keys:read');
+        return loadProfiles(context.deps.database.kysely, actorOf(context).organizationId, ids);
       },
     }),
     ledgerEvent: builder.loadableNodeRef<LedgerEntry | null, string, string, string, LedgerEntry>('LedgerEvent', {

@@ -87,6 +87,11 @@ export function isUniqueViolation(error: unknown, constraint: string): boolean {
   return isPostgresError(error) && error.code === '23505' && error.constraint === constraint;
 }
 
+/** Whether an error is the server's foreign_key_violation (23503) on a constraint. */
+export function isForeignKeyViolation(error: unknown, constraint: string): boolean {
+  return isPostgresError(error) && error.code === '23503' && error.constraint === constraint;
+}
+
 /** What pg puts on an error that the server sent. */
 export function isPostgresError(
   error: unknown,

@@ -103,6 +103,17 @@ export interface AccessTokensTable {
   readonly revoked_at: NullableTimestamp;
 }
 
+export interface ProfilesTable {
+  readonly id: string;
+  readonly organization_id: string;
+  readonly name: string;
+  readonly name_folded: string;
+  readonly settings: Json;
+  readonly created_at: Timestamp;
+  readonly created_by: string;
+  readonly version: number;
+}
+
 export interface ApiKeysTable {
   readonly id: string;
   readonly number: number;
@@ -324,6 +335,7 @@ export interface Tables {
   readonly members: MembersTable;
   readonly people: PeopleTable;
   readonly access_tokens: AccessTokensTable;
+  readonly profiles: ProfilesTable;
   readonly api_keys: ApiKeysTable;
   readonly key_verifiers: KeyVerifiersTable;
   readonly idempotency: IdempotencyTable;

@@ -36,7 +36,7 @@ export function keyRow(state: ExistingKey) {
     permissions: [...settings.permissions],
     expires_at: settings.expiresAt === null ? null : new Date(settings.expiresAt),
     expired_event: settings.expiresAt !== null && state.expiredFor === settings.expiresAt,
-    profile_id: settings.profileId,
+    profile_id: state.kind === 'deleted' ? null : settings.profileId,
     metadata: canonicalJson(settings.metadata),
     ip_allowlist: [...settings.ipAllowlist],
     allowed_origins: [...settings.allowedOrigins],

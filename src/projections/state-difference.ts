@@ -20,6 +20,7 @@ export const STATE_PAGE = 200;
 export const TABLES_OF: Readonly<Record<StreamKind, readonly StateTable[]>> = {
   organization: ['organizations', 'members'],
   token: ['access_tokens'],
+  profile: ['profiles'],
   key: ['api_keys'],
   'alert-rule': ['alert_rules'],
   alert: ['alerts'],
@@ -119,6 +120,10 @@ const UNACCOUNTED = {
       WHERE e.stream = 'organization:' || m.organization_id AND e.type = 'MemberAdded' AND (e.data ->> 'memberId') = m.id::text) ORDER BY 1`,
   access_tokens: sql`SELECT id::text AS subject FROM access_tokens t WHERE NOT EXISTS (SELECT FROM events e WHERE e.stream = 'token:' || t.id) ORDER BY 1`,
   webhook_endpoints: sql`SELECT id::text AS subject FROM webhook_endpoints w WHERE NOT EXISTS (SELECT FROM events e WHERE e.stream = 'webhook:' || w.id) ORDER BY 1`,
+  profiles: sql`
+    SELECT id::text AS subject FROM profiles p
+    WHERE NOT EXISTS (SELECT FROM events e WHERE e.stream = 'profile:' || p.id)
+      OR EXISTS (SELECT FROM events e WHERE e.stream = 'profile:' || p.id AND e.type = 'ProfileDeleted') ORDER BY 1`,
   api_keys: sql`SELECT id::text AS subject FROM api_keys k WHERE NOT EXISTS (SELECT FROM events e WHERE e.stream = 'key:' || k.id) ORDER BY 1`,
   alert_rules: sql`SELECT id::text AS subject FROM alert_rules r WHERE NOT EXISTS (SELECT FROM events e WHERE e.stream = 'alert-rule:' || r.id) ORDER BY 1`,
   alerts: sql`SELECT id::text AS subject FROM alerts a WHERE NOT EXISTS (SELECT FROM events e WHERE e.stream = 'alert:' || a.id) ORDER BY 1`,

@@ -10,9 +10,11 @@ import {
   type AlertRuleEvent,
   type KeyEvent,
   type OrganizationEvent,
+  type ProfileEvent,
   type TokenEvent,
   type WebhookEvent,
 } from '../domain/event.ts';
+import { ABSENT_PROFILE, evolveProfile, type ProfileState } from '../domain/profile.ts';
 import { ABSENT_ORGANIZATION, evolveOrganization, type OrganizationState } from '../domain/organization.ts';
 import { ABSENT_WEBHOOK, evolveWebhook, type WebhookState } from '../domain/webhook-endpoint.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
@@ -21,12 +23,14 @@ import { alertRuleRow } from './alert-rule-row.ts';
 import { keyRow } from './key-row.ts';
 import { organizationRow } from './organization-row.ts';
 import { webhookRow } from './webhook-row.ts';
+import { profileRow } from './profile-row.ts';
 
 /** The tables whose rows are the fold of the log's streams, with their primary keys. */
 export const STATE_TABLES = {
   organizations: ['id'],
   members: ['organization_id', 'id'],
   access_tokens: ['id'],
+  profiles: ['id'],
   api_keys: ['id'],
   alert_rules: ['id'],
   alerts: ['id'],
@@ -35,7 +39,7 @@ export const STATE_TABLES = {
 export type StateTable = keyof typeof STATE_TABLES;
 
 /** The kinds of stream, in the order in which their rows refer to each other. */
-export const STREAM_KINDS = ['organization', 'token', 'key', 'alert-rule', 'alert', 'webhook'] as const;
+export const STREAM_KINDS = ['organization', 'token', 'profile', 'key', 'alert-rule', 'alert', 'webhook'] as const;
 export type StreamKind = (typeof STREAM_KINDS)[number];
 
 /** A row as the log has it: columns by name, moments as texts with all their microseconds. */
@@ -104,6 +108,8 @@ function foldStream(kind: StreamKind, stream: string, rows: readonly Row[]): Fol
         return { kind: 'folded', stream, rows: organizationRows(parsed(rows, parseEvent.organization)), key: null };
       case 'token':
         return { kind: 'folded', stream, rows: tokenRows(parsed(rows, parseEvent.token)), key: null };
+      case 'profile':
+        return { kind: 'folded', stream, rows: profileRows(parsed(rows, parseEvent.profile)), key: null };
       case 'key':
         return foldKey(stream, parsed(rows, parseEvent.key));
       case 'alert-rule':
@@ -219,6 +225,23 @@ function organizationRows(events: readonly Recorded<OrganizationEvent>[]): reado
     },
     ...[...members].map(([id, member]): FoldedRow => ({ table: 'members', row: { organization_id: organizationId, id, ...member } })),
   ];
+}
+
+/** None once it is deleted. */
+function profileRows(events: readonly Recorded<ProfileEvent>[]): readonly FoldedRow[] {
+  const state = events.reduce<ProfileState>((folded, { event }) => evolveProfile(folded, event), ABSENT_PROFILE);
+  const first = events[0];
+  if (state.kind === 'absent' || first === undefined) throw new Error('it does not begin with ProfileCreated');
+  if (state.kind === 'deleted') return [];
+  const row = {
+    ...profileRow(state),
+    settings: state.settings,
+    organization_id: first.organizationId,
+    created_at: first.at,
+    created_by: first.actor,
+    version: events.length,
+  };
+  return [{ table: 'profiles', row }];
 }
 
 function tokenRows(events: readonly Recorded<TokenEvent>[]): readonly FoldedRow[] {

@@ -12,6 +12,7 @@ describe('a global id', () => {
       Organization: uuid,
       Member: `${uuid}:${uuid}`,
       AccessToken: uuid,
+      Profile: uuid,
       LedgerEvent: '42',
       Alert: uuid,
       AlertRule: uuid,

@@ -51,6 +51,7 @@ export async function openTestGraphql(options: Options = {}) {
     balances: ledger.balances,
     webhooks: ledger.webhooks,
     imports: ledger.imports,
+    profiles: ledger.profiles,
     tokens: ledger.tokens,
     alerts: ledger.alerts,
     admission: ledger.admission,

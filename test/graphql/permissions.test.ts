@@ -50,6 +50,9 @@ const ROOT_FIELDS: Readonly<Record<string, { readonly document: string; readonly
   'Mutation.removeMember': { document: mutation('removeMember', '{ id: "x" }'), may: 'OWNER ADMIN' },
   'Mutation.leaveOrganization': { document: mutation('leaveOrganization', '{ idempotencyKey: "" }'), may: 'OWNER ADMIN MEMBER' },
   'Mutation.createJoinCode': { document: mutation('createJoinCode', '{ organizationId: "x" }'), may: 'OWNER ADMIN MEMBER' },
+  'Mutation.createProfile': { document: mutation('createProfile', '{ organizationId: "x", name: "x", settings: {} }'), may: 'OWNER ADMIN' },
+  'Mutation.updateProfile': { document: mutation('updateProfile', '{ id: "x" }'), may: 'OWNER ADMIN' },
+  'Mutation.deleteProfile': { document: mutation('deleteProfile', '{ id: "x" }'), may: 'OWNER ADMIN' },
   'Mutation.createAccessToken': { document: mutation('createAccessToken', '{ organizationId: "x", name: "x" }'), may: 'OWNER ADMIN' },
   'Mutation.revokeAccessToken': { document: mutation('revokeAccessToken', '{ id: "x" }'), may: 'OWNER ADMIN' },
   'Mutation.createAlertRule': {
@@ -101,6 +104,7 @@ const ORGANIZATION_FIELDS: Readonly<Record<string, { readonly selection: string;
   members: { selection: 'members { edges { node { id } } }', may: 'OWNER ADMIN MEMBER AUDITOR' },
   accessTokens: { selection: 'accessTokens { edges { node { id } } }', may: 'OWNER ADMIN AUDITOR' },
   apiKeys: { selection: 'apiKeys { totalCount edges { node { id } } }', may: 'OWNER ADMIN MEMBER AUDITOR' },
+  profiles: { selection: 'profiles { edges { node { id } } }', may: 'OWNER ADMIN MEMBER AUDITOR' },
   ledgerEvents: { selection: 'ledgerEvents { edges { node { id } } }', may: 'OWNER ADMIN AUDITOR' },
   usage: { selection: `usage(${PERIOD}) { totals { requests } }`, may: 'OWNER ADMIN MEMBER AUDITOR' },
   requestLog: { selection: 'requestLog { edges { node { requestId } } }', may: 'OWNER ADMIN MEMBER AUDITOR' },
@@ -124,6 +128,7 @@ const NODES: Readonly<Record<string, string>> = {
   Organization: 'OWNER ADMIN MEMBER AUDITOR',
   Member: 'OWNER ADMIN MEMBER AUDITOR',
   AccessToken: 'OWNER ADMIN AUDITOR',
+  Profile: 'OWNER ADMIN MEMBER AUDITOR',
   LedgerEvent: 'OWNER ADMIN AUDITOR',
   Alert: 'OWNER ADMIN MEMBER AUDITOR',
   AlertRule: 'OWNER ADMIN MEMBER AUDITOR',
@@ -174,11 +179,15 @@ describe('permissions', () => {
       })
       .returning('id')
       .executeTakeFirstOrThrow();
+    const { result: profile } = done(
+      await server.ledger.profiles.create(server.ledger.owner, { organizationId: id, name: 'A profile', settings: {} }),
+    );
     Object.assign(nodeIds, {
       ApiKey: encodeGlobalId('ApiKey', keyId),
       Organization: server.organizationId,
       Member: encodeGlobalId('Member', `${id}:${server.ledger.owner.memberId}`),
       AccessToken: encodeGlobalId('AccessToken', gateway.id),
+      Profile: encodeGlobalId('Profile', profile.profileId),
       LedgerEvent: encodeGlobalId('LedgerEvent', key.position),
       Alert: encodeGlobalId('Alert', await raiseAlert(server.ledger, keyId)),
       AlertRule: encodeGlobalId('AlertRule', defaultRuleId(id, 'EXPIRING_SOON')),

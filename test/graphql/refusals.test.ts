@@ -21,6 +21,7 @@ describe('every expected failure of a mutation', () => {
       {
         createApiKey: 'apiKey { id name }',
         addMember: 'member { id }',
+        createProfile: 'profile { id }',
         updateOrganizationSettings: 'organization { id }',
         createAccessToken: 'accessToken { id }',
         createWebhookEndpoint: 'endpoint { id }',
@@ -64,6 +65,19 @@ describe('every expected failure of a mutation', () => {
     expect(await run('recordUsage', { items: [{ endpoint: 'GET /', status: 99, durationMs: 1 }] })).toMatchObject({
       field: 'items.0.status',
     });
+  });
+
+  it('INVALID_INPUT is also JSON that is nested by the thousands', async () => {
+    const nested = `{"a":${'['.repeat(5000)}${']'.repeat(5000)}}`;
+    for (const [name, field, more] of [
+      ['createProfile', 'settings', {}],
+      ['createApiKey', 'metadata', { type: 'SECRET' }],
+    ] as const) {
+      const document = `mutation ($input: ${CAPITAL(name)}Input!) { ${name}(input: $input) { ... on InvalidInput { field message } } }`;
+      const body = JSON.stringify({ query: document, variables: { input: { ...org(), name: randomName(), ...more, [field]: 'NESTED' } } });
+      const answer = (await (await server.post(body.replace('"NESTED"', nested), server.ownerToken)).json()) as { readonly data: unknown };
+      expect(at(answer.data, name)).toEqual({ field, message: `'${field}': ${field} can be nested 32 levels deep at most` });
+    }
   });
 
   it('NOT_FOUND is what is not there and what is of another organization', async () => {
@@ -131,6 +145,29 @@ describe('every expected failure of a mutation', () => {
       __typename: 'UpdateOrganizationSettingsPayload',
     });
     expect(await run('deleteApiKey', deletion)).toMatchObject({ __typename: 'DeleteApiKeyPayload' });
+  });
+
+  it('PROFILE_IN_USE, NAME_TAKEN for profiles, and NOT_FOUND for one of another organization', async () => {
+    const profile = textAt(await run('createProfile', { ...org(), name: 'Strict', settings: { depth: 1 } }), 'profile.id');
+    expect(await run('createProfile', { ...org(), name: 'STRICT', settings: {} })).toMatchObject({ __typename: 'NameTaken' });
+    expect(await run('createProfile', { ...org(), name: 'Too much', settings: { text: 'x'.repeat(20_000) } })).toMatchObject({
+      field: 'settings',
+    });
+    expect(await run('createProfile', { ...org(), name: 'A list', settings: [1] })).toMatchObject({ field: 'settings' });
+    const key = await newKey({ profileId: profile });
+    expect(await run('deleteProfile', { id: profile })).toMatchObject({ __typename: 'ProfileInUse' });
+    const other = await server.ledger.newOrganization('With a profile');
+    const { result } = done(await server.ledger.profiles.create(other.owner, { organizationId: other.id, name: 'Foreign', settings: {} }));
+    const foreign = encodeGlobalId('Profile', result.profileId);
+    expect(await run('updateApiKey', { id: key.id, profileId: foreign })).toMatchObject({ __typename: 'NotFound', field: 'profileId' });
+    for (const name of ['updateProfile', 'deleteProfile'])
+      expect(await run(name, { id: foreign, ...(name === 'updateProfile' ? { name: 'Mine' } : {}) })).toMatchObject({
+        __typename: 'NotFound',
+        field: 'id',
+      });
+    expect(await run('updateApiKey', { id: key.id, profileId: null })).toMatchObject({ __typename: 'UpdateApiKeyPayload' });
+    expect(await run('deleteProfile', { id: profile })).toMatchObject({ __typename: 'DeleteProfilePayload' });
+    expect(await run('updateProfile', { id: profile })).toMatchObject({ __typename: 'NotFound' });
   });
 
   it('KEY_EXPIRED', async () => {

@@ -6,6 +6,7 @@ import { createAlertCommands } from '../../src/commands/alert-commands.ts';
 import { createImportCommands } from '../../src/commands/import-commands.ts';
 import { createKeyCommands } from '../../src/commands/key-commands.ts';
 import { createOrganizationCommands } from '../../src/commands/organization-commands.ts';
+import { createProfileCommands } from '../../src/commands/profile-commands.ts';
 import { createTokenCommands } from '../../src/commands/token-commands.ts';
 import type { Actor } from '../../src/domain/actor.ts';
 import { permissionsOf, type Role } from '../../src/domain/permissions.ts';
@@ -55,6 +56,7 @@ export async function openTestLedger(
   const imports = createImportCommands({ ...context, keyOperationsPerHour: options.keyOperationsPerHour ?? null });
   const tokens = createTokenCommands(context);
   const alerts = createAlertCommands(context);
+  const profiles = createProfileCommands(context);
   const admission = createAdmission({
     database,
     connection: clientConfig(settings),
@@ -85,6 +87,7 @@ export async function openTestLedger(
     imports,
     tokens,
     alerts,
+    profiles,
     admission,
     errors,
     organization,
