@@ -13,6 +13,7 @@ const BATCHES_A_ROUND = 20;
 const IDEMPOTENCY_KEPT_DAYS = 30;
 /** As long as a report may lie in the past: what is older can be settled no more. */
 const REQUEST_IDS_KEPT_DAYS = 31;
+const DELIVERIES_KEPT_DAYS = 30;
 const FAILED_ADDRESSES_KEPT = 100_000;
 
 export type HousekeepingOptions = { readonly database: Database; readonly intervalMs: number; readonly onError: (error: Error) => void };
@@ -76,6 +77,19 @@ const CHORES: readonly Chore[] = [
       DELETE FROM address_failures WHERE (organization, address) IN (
         SELECT organization, address FROM address_failures WHERE first_at <= (SELECT first_at FROM address_failures ORDER BY first_at DESC OFFSET ${FAILED_ADDRESSES_KEPT} LIMIT 1)
         ORDER BY first_at LIMIT ${BATCH} FOR UPDATE SKIP LOCKED)`),
+  ],
+  [
+    'erase replaced webhook secrets',
+    inBatches(sql`
+      DELETE FROM webhook_secrets WHERE (endpoint_id, fingerprint) IN (
+        SELECT endpoint_id, fingerprint FROM webhook_secrets WHERE expires_at <= ledger_now() LIMIT ${BATCH} FOR UPDATE SKIP LOCKED)`),
+  ],
+  [
+    'erase old webhook deliveries',
+    inBatches(sql`
+      DELETE FROM webhook_deliveries WHERE id IN (
+        SELECT id FROM webhook_deliveries WHERE finished_at <= ledger_now() - make_interval(days => ${DELIVERIES_KEPT_DAYS})
+        ORDER BY finished_at LIMIT ${BATCH} FOR UPDATE SKIP LOCKED)`),
   ],
   [
     'forget old request ids',

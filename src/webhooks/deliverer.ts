@@ -6,7 +6,7 @@ import type { AddressPolicy } from './address-policy.ts';
 import { cancelOrphans, claimDeliveries, returnClaim, type ClaimedDelivery } from './claim-deliveries.ts';
 import { payloadOf } from './payload.ts';
 import { postMessage, type Posted } from './post-message.ts';
-import { recordAttempt, type Verdict } from './record-attempt.ts';
+import { recordAttempt, SLOW_MS, type Verdict } from './record-attempt.ts';
 import { resealWebhookSecrets } from './reseal-secrets.ts';
 import type { ResolveHost } from './resolve-host.ts';
 import { RETRY_DELAYS_MS, retryDelay } from './retry-schedule.ts';
@@ -60,7 +60,7 @@ export function createDeliverer(options: DelivererOptions): Deliverer {
   const db = database.kysely;
   const closing = new AbortController();
   const breakingOff = new AbortController();
-  const underWay = new Map<ClaimedDelivery, Promise<void>>();
+  const underWay = new Map<ClaimedDelivery, { readonly startedAt: number; readonly ended: Promise<void> }>();
   let woken = Promise.withResolvers<void>();
 
   async function keepDelivering(): Promise<void> {
@@ -94,18 +94,22 @@ export function createDeliverer(options: DelivererOptions): Deliverer {
     }
   }
 
+  /** An attempt that has become slow leaves the room of the quick ones, and its endpoint gets no other until it has ended. */
   async function claim(): Promise<readonly ClaimedDelivery[]> {
-    const busy = [...underWay.keys()];
-    const troubled = busy.filter((delivery) => delivery.troubled).length;
-    const room = { healthy: HEALTHY_ROOM - (busy.length - troubled), troubled: TROUBLED_ROOM - troubled };
-    if (room.healthy <= 0 && room.troubled <= 0) return [];
+    const now = performance.now();
     const byEndpoint = new Map<string, number>();
-    for (const { endpointId } of busy) byEndpoint.set(endpointId, (byEndpoint.get(endpointId) ?? 0) + 1);
+    const room = { healthy: HEALTHY_ROOM, troubled: TROUBLED_ROOM };
+    for (const [{ endpointId, troubled }, { startedAt }] of underWay) {
+      const slow = troubled || now - startedAt > SLOW_MS;
+      room[slow ? 'troubled' : 'healthy']--;
+      byEndpoint.set(endpointId, (byEndpoint.get(endpointId) ?? 0) + (slow ? PER_ENDPOINT : 1));
+    }
+    if (room.healthy <= 0 && room.troubled <= 0) return [];
     return claimDeliveries(db, { ...room, perEndpoint: PER_ENDPOINT, underWay: byEndpoint });
   }
 
   function start(delivery: ClaimedDelivery): void {
-    const attempt = attemptOnce(delivery)
+    const ended = attemptOnce(delivery)
       .catch(async (error: unknown) => {
         if (!breakingOff.signal.aborted)
           return onError(new Error('A webhook attempt could not be written down; it is made again.', { cause: error }));
@@ -116,7 +120,7 @@ export function createDeliverer(options: DelivererOptions): Deliverer {
         underWay.delete(delivery);
         woken.resolve();
       });
-    underWay.set(delivery, attempt);
+    underWay.set(delivery, { startedAt: performance.now(), ended });
   }
 
   async function attemptOnce(delivery: ClaimedDelivery): Promise<void> {
@@ -156,6 +160,10 @@ export function createDeliverer(options: DelivererOptions): Deliverer {
       : { verdict: { kind: 'retry', delayMs }, outcome: 'retry' };
   }
 
+  async function allEnded(): Promise<void> {
+    await Promise.all([...underWay.values()].map(({ ended }) => ended));
+  }
+
   const loop = keepDelivering();
   return {
     wake: () => {
@@ -168,10 +176,10 @@ export function createDeliverer(options: DelivererOptions): Deliverer {
       await loop;
       const farewell = new AbortController();
       const patience = sleep(FAREWELL_MS, undefined, { signal: farewell.signal }).catch(() => undefined);
-      await Promise.race([Promise.allSettled(underWay.values()), patience]);
+      await Promise.race([allEnded(), patience]);
       farewell.abort();
       breakingOff.abort();
-      await Promise.allSettled(underWay.values());
+      await allEnded();
     },
   };
 }

@@ -17,7 +17,7 @@ export type Recorded = {
 };
 
 /** Slower than this and an endpoint is kept apart from the quick ones. */
-const SLOW_MS = 2000;
+export const SLOW_MS = 2000;
 
 /**
  * Writes the delivery log, the delivery's fate and the endpoint's health in one statement. A server that comes back after its claim has lapsed adds to the log

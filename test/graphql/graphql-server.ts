@@ -37,11 +37,15 @@ type Options = {
   readonly keyOperationsPerHour?: number;
   readonly maxBodyBytes?: number;
   readonly allowedOrigins?: readonly string[];
+  readonly webhookAllowPrivate?: readonly string[];
 };
 
 /** A GraphQL server on a port and a database of its own, with a tail that counts its followers. */
 export async function openTestGraphql(options: Options = {}) {
-  const ledger = await openTestLedger({ keyOperationsPerHour: options.keyOperationsPerHour ?? null });
+  const ledger = await openTestLedger({
+    keyOperationsPerHour: options.keyOperationsPerHour ?? null,
+    webhookAllowPrivate: options.webhookAllowPrivate ?? [],
+  });
   const counted = countFollowers(openTail({ db: ledger.db, pollMs: 20, onError: (error) => ledger.errors.push(error) }));
   const logLines: string[] = [];
   const graphql = createGraphqlServer({
