@@ -20,7 +20,7 @@ export function followLog<Update>(
 ): AsyncGenerator<Update, void, undefined> {
   const { deps, session, limits } = context;
   return cancellable(async function* (signal) {
-    let caughtUp = false;
+    let caughtUp = after === 'now';
     for await (const page of deps.tail.follow({ after, filter, signal })) {
       yield* toUpdates(page.entries);
       if (page.entries.length < LONG_PAGE) {

@@ -10,7 +10,7 @@ import { badUserInput, topLevelError } from './client-error.ts';
 import { actorOf, type GraphqlContext } from './context.ts';
 import type { Enums } from './enums.ts';
 import { followLog } from './follow-log.ts';
-import { idOf } from './global-id.ts';
+import { encodeGlobalId, idOf } from './global-id.ts';
 import { loadKeys, seesAllKeys, type KeyRow } from './key-reading.ts';
 import { ownOrganization } from './ledger-event.ts';
 import { MAX_PAGE } from './limits.ts';
@@ -37,6 +37,10 @@ export function addKeyStreams(builder: Builder, enums: Enums, types: TypeRefs): 
   const use = builder.objectRef<KeyUse>('ApiKeyUse').implement({
     fields: (t) => ({
       position: t.field({ type: 'Position', description: 'Of the newest request in it.', resolve: ({ position }) => position }),
+      keyId: t.id({
+        description: 'Of the key, without reading it: for those who follow many.',
+        resolve: ({ keyId }) => encodeGlobalId('ApiKey', keyId),
+      }),
       apiKey: t.field({
         type: types.apiKey,
         resolve: async ({ keyId, lastUsedAt }, _args, context) => ({ ...(await visibleKey(context, keyId)), seenUsedAt: lastUsedAt }),

@@ -1,52 +1,87 @@
 import type { LedgerEntry, LogFilter } from './read.ts';
 import type { LogPage } from './tail.ts';
+import { topicsOfEntry, topicsOfFilter } from './topics.ts';
 
 /** The newest entries of the log in memory: positions `floor + 1 … head`, without a hole. */
 export type RecentEntries = {
   head(): bigint;
   /** Forgets everything and starts anew behind a position. */
   restart(head: bigint): void;
-  /** Adds entries that follow the head; drops the oldest above the capacity. Throws where they don't follow. */
-  add(entries: readonly LedgerEntry[]): void;
+  /** Adds entries that follow the head; drops the oldest above the capacity. Throws where they don't follow. Answers the topics that they have. */
+  add(entries: readonly LedgerEntry[]): Iterable<string>;
   /** What the filter admits after a position; null where that lies below the floor and the database has to answer. */
   after(position: bigint, filter: LogFilter, limit: number): LogPage | null;
 };
 
+/** What came at once, and where in it is what. A thousand followers ask for a few entries each: none of them should walk over all. */
+type Chunk = { readonly head: bigint; readonly size: number; readonly byTopic: ReadonlyMap<string, readonly LedgerEntry[]> };
+
 export function createRecentEntries(capacity: number, start: bigint): RecentEntries {
-  let entries: readonly LedgerEntry[] = [];
+  /** Oldest first. */
+  let chunks: Chunk[] = [];
+  let size = 0;
   let head = start;
 
   return {
     head: () => head,
     restart(position) {
-      entries = [];
+      chunks = [];
+      size = 0;
       head = position;
     },
     add(more) {
       const first = more[0];
       const last = more.at(-1);
-      if (first === undefined || last === undefined) return;
+      if (first === undefined || last === undefined) return [];
       if (first.position !== head + 1n || last.position !== head + BigInt(more.length)) {
         throw new Error(
           `The log has a hole: after position ${head} came ${more.length} events from ${first.position} to ${last.position}.`,
         );
       }
-      entries = [...entries, ...more].slice(-capacity);
+      const byTopic = new Map<string, LedgerEntry[]>();
+      for (const entry of more) {
+        for (const topic of topicsOfEntry(entry)) {
+          const found = byTopic.get(topic);
+          if (found === undefined) byTopic.set(topic, [entry]);
+          else found.push(entry);
+        }
+      }
+      chunks.push({ head: last.position, size: more.length, byTopic });
+      size += more.length;
       head = last.position;
+      // Whole chunks go, and never the newest one.
+      for (let oldest = chunks[0]; oldest !== undefined && chunks.length > 1 && size > capacity; oldest = chunks[0]) {
+        chunks.shift();
+        size -= oldest.size;
+      }
+      return byTopic.keys();
     },
     after(position, filter, limit) {
-      const floor = head - BigInt(entries.length);
-      if (position < floor) return null;
+      if (position < head - BigInt(size)) return null;
+      const topics = topicsOfFilter(filter);
       const matching: LedgerEntry[] = [];
-      for (let index = Number(position - floor); index < entries.length; index++) {
-        const entry = entries[index];
-        if (entry === undefined || !admits(filter, entry)) continue;
-        matching.push(entry);
-        if (matching.length === limit) return { entries: matching, readTo: entry.position };
+      let from = chunks.length;
+      while (from > 0 && (chunks[from - 1]?.head ?? 0n) > position) from--;
+      for (const { byTopic } of chunks.slice(from)) {
+        for (const entry of candidates(byTopic, topics)) {
+          if (entry.position <= position || !admits(filter, entry)) continue;
+          matching.push(entry);
+          if (matching.length === limit) return { entries: matching, readTo: entry.position };
+        }
       }
       return { entries: matching, readTo: head };
     },
   };
+}
+
+/** The entries that have one of the topics, in order. An entry has no two topics of one filter. */
+function candidates(byTopic: Chunk['byTopic'], topics: readonly string[]): readonly LedgerEntry[] {
+  const found = topics.flatMap((topic) => {
+    const entries = byTopic.get(topic);
+    return entries === undefined ? [] : [entries];
+  });
+  if (found.length <= 1) return found[0] ?? [];
+  return found.flat().sort((one, other) => (one.position < other.position ? -1 : 1));
 }
 
 /** Whether a filter lets an entry pass; the same rule that `readLog` puts into SQL. */

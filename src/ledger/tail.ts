@@ -6,6 +6,7 @@ import type { Tables } from '../postgres/tables.ts';
 import { headPosition } from './append.ts';
 import { readLog, type LedgerEntry, type LogFilter } from './read.ts';
 import { createRecentEntries } from './recent-entries.ts';
+import { createWaitingFollowers } from './waiting-followers.ts';
 
 /** Entries in one read of the shared reader, and at most in one page of a follower. */
 const PAGE = 1000;
@@ -31,7 +32,7 @@ export type FollowOptions = {
  * so a slow one costs nothing and none is ever sent something that it would have to buffer. While nobody follows, nothing is read.
  */
 export type Tail = {
-  /** Pages of entries in order, without loss or repetition, until the signal fires, `return()` is called or the tail closes. Empty pages tell progress. */
+  /** Pages of entries in order, without loss or repetition, until the signal fires, `return()` is called or the tail closes. Pages can be empty. */
   follow(options: FollowOptions): AsyncGenerator<LogPage, void, undefined>;
   /** The log has grown (NOTIFY) or may have: read. */
   wake(): void;
@@ -50,7 +51,7 @@ export function openTail({ db, pollMs, onError }: TailOptions): Tail {
   const recent = createRecentEntries(RECENT_ENTRIES, 0n);
   let followers = 0;
   let woken = Promise.withResolvers<void>();
-  let grown = Promise.withResolvers<void>();
+  const waiting = createWaitingFollowers();
 
   async function readNew(): Promise<void> {
     for (;;) {
@@ -60,10 +61,7 @@ export function openTail({ db, pollMs, onError }: TailOptions): Tail {
       const entries = await readLog(db, {}, { after: from, upTo: head, limit: PAGE });
       if (recent.head() !== from) continue; // the last follower left and a new one came meanwhile
       if (entries.length === 0) throw new Error(`The log has no events between ${from} and its head ${head}: it has a hole.`);
-      recent.add(entries);
-      const waiting = grown;
-      grown = Promise.withResolvers();
-      waiting.resolve();
+      waiting.wake(recent.add(entries), from);
     }
   }
 
@@ -100,16 +98,22 @@ export function openTail({ db, pollMs, onError }: TailOptions): Tail {
 
   async function* pages(after: bigint, filter: LogFilter, signal: AbortSignal): AsyncGenerator<LogPage, void, undefined> {
     let position = after;
-    while (!signal.aborted) {
-      const more = grown.promise;
-      if (position >= recent.head()) {
-        await abortable(more, signal);
-        continue;
+    const waiter = waiting.join(filter, signal);
+    try {
+      while (!signal.aborted) {
+        if (position >= recent.head()) {
+          // While it waits, what comes and does not concern it is passed over: it goes on in front of what does.
+          const resumeAt = await waiter.next();
+          if (resumeAt !== null && resumeAt > position) position = resumeAt;
+          continue;
+        }
+        const page = recent.after(position, filter, PAGE) ?? (await readPage(position, filter, signal));
+        if (page === null) continue;
+        position = page.readTo;
+        yield page;
       }
-      const page = recent.after(position, filter, PAGE) ?? (await readPage(position, filter, signal));
-      if (page === null) continue;
-      position = page.readTo;
-      yield page;
+    } finally {
+      waiter.leave();
     }
   }
 
@@ -142,19 +146,4 @@ export function openTail({ db, pollMs, onError }: TailOptions): Tail {
       await loop;
     },
   };
-}
-
-/** Waits for a promise or the signal, leaving no listener behind on either end. */
-async function abortable(promise: Promise<void>, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return;
-  const { promise: aborted, resolve } = Promise.withResolvers<void>();
-  const onAbort = (): void => {
-    resolve();
-  };
-  signal.addEventListener('abort', onAbort, { once: true });
-  try {
-    await Promise.race([promise, aborted]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-  }
 }

@@ -1,0 +1,73 @@
+import type { LogFilter } from './read.ts';
+import { topicsOfFilter } from './topics.ts';
+
+/** A follower of the log that can wait for what concerns it. */
+export type WaitingFollower = {
+  /**
+   * Resolves with the position behind which something is that the filter may admit: what came in between concerned others. Resolves with null when the signal
+   * has fired.
+   */
+  next(): Promise<bigint | null>;
+  leave(): void;
+};
+
+/**
+ * Who waits for what. A log that grows by thousands of events in a second, in dozens of reads, must not wake thousands of followers at each of them to find
+ * nothing of theirs.
+ */
+export type WaitingFollowers = {
+  /** From the call on. */
+  join(filter: LogFilter, signal: AbortSignal): WaitingFollower;
+  /** Something with these topics came behind a position. */
+  wake(topics: Iterable<string>, after: bigint): void;
+};
+
+type Waiter = { resolve: ((after: bigint | null) => void) | null };
+
+export function createWaitingFollowers(): WaitingFollowers {
+  const byTopic = new Map<string, Set<Waiter>>();
+  return {
+    join(filter, signal) {
+      const waiter: Waiter = { resolve: null };
+      const topics = topicsOfFilter(filter);
+      for (const topic of topics) {
+        const waiters = byTopic.get(topic);
+        if (waiters === undefined) byTopic.set(topic, new Set([waiter]));
+        else waiters.add(waiter);
+      }
+      const settle = (after: bigint | null): void => {
+        const { resolve } = waiter;
+        waiter.resolve = null;
+        resolve?.(after);
+      };
+      const onAbort = (): void => settle(null);
+      signal.addEventListener('abort', onAbort, { once: true });
+      return {
+        next() {
+          if (signal.aborted) return Promise.resolve(null);
+          const { promise, resolve } = Promise.withResolvers<bigint | null>();
+          waiter.resolve = resolve;
+          return promise;
+        },
+        leave() {
+          signal.removeEventListener('abort', onAbort);
+          for (const topic of topics) {
+            const waiters = byTopic.get(topic);
+            waiters?.delete(waiter);
+            if (waiters?.size === 0) byTopic.delete(topic);
+          }
+          settle(null);
+        },
+      };
+    },
+    wake(topics, after) {
+      for (const topic of topics) {
+        for (const waiter of byTopic.get(topic) ?? []) {
+          const { resolve } = waiter;
+          waiter.resolve = null;
+          resolve?.(after);
+        }
+      }
+    },
+  };
+}
