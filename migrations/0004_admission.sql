@@ -21,6 +21,10 @@ CREATE TABLE key_windows (
   week_closed     bigint  NOT NULL DEFAULT 0,
   month_closed    bigint  NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
+-- A batch looks each of its keys up in three tables: a hash index answers with a third of the instructions that the primary key's tree takes.
+CREATE INDEX key_windows_by_key ON key_windows USING hash (key);
+CREATE INDEX key_verifiers_by_lookup_id ON key_verifiers USING hash (lookup_id);
+CREATE INDEX api_keys_by_number ON api_keys USING hash (number);
 
 -- Counts of closed sub-buckets, the newest first; position i is the sub-bucket i before the current one.
 CREATE TABLE key_window_buckets (
@@ -29,7 +33,8 @@ CREATE TABLE key_window_buckets (
   tokens     bigint[] NOT NULL DEFAULT '{}',
   half_hours bigint[] NOT NULL DEFAULT '{}',
   quarters   bigint[] NOT NULL DEFAULT '{}'
-) WITH (fillfactor = 50);
+-- Whole rows stay below 4 kB: to compress them or to put them elsewhere each second would cost more than to write them.
+) WITH (fillfactor = 50, toast_tuple_target = 8160);
 
 -- An organization's windows of requests over all its keys, for those whose plan has a cap: the second by 50 ms, the minute by 1 s. Made anew, by the log,
 -- after a change of plan.
@@ -56,6 +61,8 @@ CREATE UNLOGGED TABLE address_failures (
   PRIMARY KEY (organization, address)
 );
 CREATE INDEX address_failures_by_age ON address_failures (first_at);
+-- Nearly always nobody is blocked, and one look here tells a whole batch so.
+CREATE INDEX address_failures_blocked ON address_failures (blocked_until) WHERE blocked_until IS NOT NULL;
 
 -- Request ids that callers chose, with the answer that was given: a second request with the id gets it again.
 CREATE TABLE usage_requests (
@@ -75,17 +82,32 @@ CREATE TABLE settlements (
 );
 
 -- Closed sub-buckets after `steps` more have closed: the current count first, zeros for those in which nothing happened, the oldest beyond `length` gone.
+-- Where nothing was ever counted they stay empty.
 CREATE FUNCTION close_buckets(closed bigint[], current_count bigint, steps bigint, length integer) RETURNS bigint[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT CASE
-    WHEN steps <= 0 THEN closed
+    WHEN steps <= 0 OR (current_count = 0 AND closed = '{}') THEN closed
     WHEN steps > length THEN '{}'::bigint[]
+    WHEN steps = 1 THEN (current_count || closed)[1:length]
     ELSE (array_fill(0::bigint, ARRAY[steps::integer - 1]) || current_count || closed)[1:length]
   END
 $$;
 
 CREATE FUNCTION sum_of(counts bigint[]) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT coalesce(sum(c), 0)::bigint FROM unnest(counts) AS c
+$$;
+
+-- By how much the sum of the first `length` closed sub-buckets changes when `steps` more close: the current count comes, the oldest ones go.
+-- Nearly always one does, and then nothing has to be added up.
+CREATE FUNCTION closing(closed bigint[], current_count bigint, closed_sum bigint, steps bigint, length integer) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT CASE
+    WHEN steps <= 0 THEN 0
+    WHEN steps > length THEN -closed_sum
+    WHEN steps = 1 THEN current_count - coalesce(closed[length], 0)
+    WHEN closed_sum = 0 THEN current_count
+    ELSE current_count - sum_of(closed[length + 1 - steps::integer : length])
+  END
 $$;
 
 -- Brings the windows of keys to a moment. The caller holds the rows of key_windows locked.
@@ -95,32 +117,35 @@ DECLARE
   now_half_hour integer := floor(extract(epoch FROM p_now) / 1800);
   now_quarter integer := floor(extract(epoch FROM p_now) / 21600);
 BEGIN
-  WITH closed AS (
+  WITH changes AS (
     UPDATE key_window_buckets b SET
       seconds = close_buckets(b.seconds, w.second_count, now_second - w.second_bucket, 60),
       tokens = close_buckets(b.tokens, w.token_count, now_second - w.second_bucket, 60),
-      half_hours = CASE WHEN now_half_hour > w.half_hour_bucket
-        THEN close_buckets(b.half_hours, w.half_hour_count, now_half_hour - w.half_hour_bucket, 48) ELSE b.half_hours END,
-      quarters = CASE WHEN now_quarter > w.quarter_bucket
-        THEN close_buckets(b.quarters, w.quarter_count, now_quarter - w.quarter_bucket, 120) ELSE b.quarters END
+      half_hours = close_buckets(b.half_hours, w.half_hour_count, now_half_hour - w.half_hour_bucket, 48),
+      quarters = close_buckets(b.quarters, w.quarter_count, now_quarter - w.quarter_bucket, 120)
     FROM key_windows w
     WHERE b.key = ANY (p_keys) AND w.key = b.key
-    RETURNING b.*
+    RETURNING b.key,
+      closing(old.seconds, w.second_count, w.minute_closed, now_second - w.second_bucket, 60) AS minute,
+      closing(old.tokens, w.token_count, w.token_closed, now_second - w.second_bucket, 60) AS token,
+      closing(old.half_hours, w.half_hour_count, w.day_closed, now_half_hour - w.half_hour_bucket, 48) AS day,
+      closing(old.quarters, w.quarter_count, w.week_closed, now_quarter - w.quarter_bucket, 28) AS week,
+      closing(old.quarters, w.quarter_count, w.month_closed, now_quarter - w.quarter_bucket, 120) AS month
   )
   UPDATE key_windows w SET
     second_bucket = greatest(w.second_bucket, now_second),
     second_count = CASE WHEN now_second > w.second_bucket THEN 0 ELSE w.second_count END,
-    minute_closed = CASE WHEN now_second > w.second_bucket THEN sum_of(c.seconds) ELSE w.minute_closed END,
+    minute_closed = w.minute_closed + c.minute,
     token_count = CASE WHEN now_second > w.second_bucket THEN 0 ELSE w.token_count END,
-    token_closed = CASE WHEN now_second > w.second_bucket THEN sum_of(c.tokens) ELSE w.token_closed END,
+    token_closed = w.token_closed + c.token,
     half_hour_bucket = greatest(w.half_hour_bucket, now_half_hour),
     half_hour_count = CASE WHEN now_half_hour > w.half_hour_bucket THEN 0 ELSE w.half_hour_count END,
-    day_closed = CASE WHEN now_half_hour > w.half_hour_bucket THEN sum_of(c.half_hours) ELSE w.day_closed END,
+    day_closed = w.day_closed + c.day,
     quarter_bucket = greatest(w.quarter_bucket, now_quarter),
     quarter_count = CASE WHEN now_quarter > w.quarter_bucket THEN 0 ELSE w.quarter_count END,
-    week_closed = CASE WHEN now_quarter > w.quarter_bucket THEN sum_of(c.quarters[1:28]) ELSE w.week_closed END,
-    month_closed = CASE WHEN now_quarter > w.quarter_bucket THEN sum_of(c.quarters) ELSE w.month_closed END
-  FROM closed c
+    week_closed = w.week_closed + c.week,
+    month_closed = w.month_closed + c.month
+  FROM changes c
   WHERE w.key = c.key;
 END $$;
 
@@ -270,11 +295,25 @@ CREATE FUNCTION party_of(address inet) RETURNS inet LANGUAGE sql IMMUTABLE PARAL
   SELECT CASE family(address) WHEN 6 THEN network(set_masklen(address, 64))::inet ELSE address END
 $$;
 
+-- What each of a key's own rules has left, by the rule's number; NULL for a rule that the key has not. Tokens are charged when usage is settled: here there only
+-- has to be any room at all, whatever a request costs.
+CREATE FUNCTION room_left(k api_keys, w key_windows) RETURNS bigint[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT ARRAY[k.requests_per_minute - w.minute_closed - w.second_count, CASE WHEN k.tokens_per_minute <= w.token_closed + w.token_count THEN -1 END,
+    k.quota_total - w.total, k.quota_daily - w.day_closed - w.half_hour_count, k.quota_weekly - w.week_closed - w.quarter_count,
+    k.quota_monthly - w.month_closed - w.quarter_count]
+$$;
+
+-- An array that holds something, or NULL: what holds nothing is neither written nor read at the other end.
+CREATE FUNCTION unless_empty(numbers bigint[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT CASE WHEN array_remove(numbers, NULL) <> '{}' THEN numbers END
+$$;
+
 -- Which rule refuses each of a key's requests in a batch, 0 for none.
 CREATE TYPE key_refusals AS (ordinals bigint[], rules smallint[]);
 
 -- Decides a batch of verifications, consumes their limits and records them, in one transaction. Arrays run parallel, one element a request; one that would hold
--- nothing but NULLs may be NULL itself. So it is with the answer's `codes` to `special`; those from `consumed_keys` on run parallel too, one element a key.
+-- nothing but NULLs may be NULL itself. So it is with the answer's `codes` to `special`; those from `consumed_keys` on run parallel too, one element a key, and where
+-- a key stands there twice its last element counts.
 -- p_callers_*: the distinct callers, by token or, where the edge has authenticated them, by organization; p_caller points into them. p_macs: 32 bytes a request.
 -- Codes are those of src/domain/usage.ts; besides 100 caller unauthenticated, 101 caller forbidden, 102 the fast verifier was made with another pepper,
 -- 103 the request id belongs to reported usage, or to another key's request, 104 the request id was answered before (`special` has the answer).
@@ -310,8 +349,10 @@ DECLARE
   capped boolean;
   behind integer[];
   seconds bigint[];
+  short integer[];
   refusals key_refusals[];
   recorded_at timestamptz[];
+  positions bigint[];
   details text[];
   nth record;
 BEGIN
@@ -340,10 +381,11 @@ BEGIN
 
   -- What each request asks for, and all that speaks against it but limits.
   SELECT array_agg(c.code), array_agg(c.key), array_agg(c.version), CASE WHEN count(c.profile_version) > 0 THEN array_agg(c.profile_version) END,
-    array_agg(c.outdated), array_agg(c.key) FILTER (WHERE c.code = 0 AND c.second_bucket < present_second)
-  INTO codes, keys, versions, profile_versions, outdated, behind
+    CASE WHEN bool_or(c.outdated) THEN array_agg(c.outdated) END,
+    array_agg(c.key IS NOT NULL AND c.cost > 0 AND c.code NOT IN (1, 100, 101, 102)), array_agg(c.key) FILTER (WHERE c.code = 0 AND c.second_bucket < present_second)
+  INTO codes, keys, versions, profile_versions, outdated, recorded, behind
   FROM (
-    SELECT
+    SELECT r.cost,
       -- Whoever lacks the secret, or asks for another organization, gets no trace into a key and learns nothing of it, a blocked address included.
       CASE WHEN v.mac = r.mac AND v.pepper_id = p_pepper_id AND k.organization_id = r.organization_id THEN k.number END AS key,
       k.version, NOT v.current AS outdated, w.second_bucket,
@@ -351,7 +393,6 @@ BEGIN
       CASE WHEN k.profile_id IS NOT NULL THEN (SELECT p.version FROM profiles p WHERE p.id = k.profile_id) END AS profile_version,
       (CASE
         WHEN r.caller_code <> 0 THEN r.caller_code
-        WHEN f.blocked_until > present THEN 8
         WHEN v.lookup_id IS NULL OR k.organization_id <> r.organization_id OR v.expires_at <= present THEN 1
         WHEN v.pepper_id <> p_pepper_id THEN 102
         -- Both sides are keyed MACs: what the time of this comparison tells about one says nothing about a secret.
@@ -366,17 +407,25 @@ BEGIN
         ELSE 0
       END)::smallint AS code
     FROM (
-      SELECT r.*, caller_code[r.caller] AS caller_code, caller_organization[r.caller] AS organization, caller_organization_id[r.caller] AS organization_id,
-        substr(p_macs, 32 * r.ordinal::integer - 31, 32) AS mac
-      FROM unnest(p_caller, p_lookup_id, p_permissions, p_environment, p_ip, p_origin)
-        WITH ORDINALITY AS r (caller, lookup_id, permissions, environment, ip, origin, ordinal)
+      SELECT r.*, caller_code[r.caller] AS caller_code, caller_organization_id[r.caller] AS organization_id, substr(p_macs, 32 * r.ordinal::integer - 31, 32) AS mac
+      FROM unnest(p_caller, p_lookup_id, p_cost, p_permissions, p_environment, p_ip, p_origin)
+        WITH ORDINALITY AS r (caller, lookup_id, cost, permissions, environment, ip, origin, ordinal)
     ) AS r
     LEFT JOIN key_verifiers v ON v.lookup_id = r.lookup_id
     LEFT JOIN api_keys k ON k.number = v.key
     LEFT JOIN key_windows w ON w.key = k.number
-    LEFT JOIN address_failures f ON f.organization = r.organization AND f.address = party_of(r.ip)
     ORDER BY r.ordinal
   ) AS c;
+
+  IF p_ip IS NOT NULL AND EXISTS (SELECT FROM address_failures f WHERE f.blocked_until > present) THEN
+    FOR nth IN
+      SELECT r.ordinal FROM unnest(p_caller, p_ip) WITH ORDINALITY AS r (caller, ip, ordinal)
+      JOIN address_failures f ON f.organization = caller_organization[r.caller] AND f.address = party_of(r.ip)
+      WHERE f.blocked_until > present AND caller_code[r.caller] = 0
+    LOOP
+      codes[nth.ordinal] := 8;
+    END LOOP;
+  END IF;
 
   IF p_request_id IS NOT NULL THEN
     FOR nth IN
@@ -386,13 +435,13 @@ BEGIN
       JOIN usage_requests q ON q.organization = caller_organization[r.caller] AND q.request_id = r.request_id
       WHERE caller_code[r.caller] = 0
     LOOP
+      -- Nothing is recorded under another request's id.
+      recorded[nth.ordinal] := false;
       IF nth.same THEN
         codes[nth.ordinal] := 104;
         special := coalesce(special, array_fill(NULL::json, ARRAY[cardinality(codes)]));
         special[nth.ordinal] := json_build_object('position', nth.position::text, 'answer', nth.answer);
-      ELSIF codes[nth.ordinal] = 8 THEN
-        keys[nth.ordinal] := NULL; -- nothing is recorded under another request's id
-      ELSIF codes[nth.ordinal] NOT IN (1, 102) THEN
+      ELSIF codes[nth.ordinal] NOT IN (1, 8, 102) THEN
         codes[nth.ordinal] := 103;
       END IF;
     END LOOP;
@@ -425,50 +474,62 @@ BEGIN
     PERFORM advance_windows(behind, present);
   END IF;
 
-  WITH asking AS (
-    SELECT r.key, array_agg(r.ordinal ORDER BY r.ordinal) AS ordinals, array_agg(r.cost::bigint ORDER BY r.ordinal) AS costs, sum(r.cost) + (min(r.cost) = 0)::integer AS cost
-    FROM unnest(keys, p_cost, codes) WITH ORDINALITY AS r (key, cost, code, ordinal)
-    WHERE r.code = 0
-    GROUP BY r.key
-    ORDER BY r.key
-  ),
-  consumed AS (
+  -- Nearly always everything fits. What a key has no rule for is NULL, and so is the cost where one of its requests only asks (a cost of 0).
+  WITH consumed AS (
     UPDATE key_windows w SET (total, second_count, half_hour_count, quarter_count) = (
       SELECT w.total + g.cost, w.second_count + g.cost, w.half_hour_count + g.cost, w.quarter_count + g.cost
       FROM (
-        SELECT CASE
-          -- Nearly always everything fits. A NULL is a rule that the key has not.
-          WHEN a.cost <= least(
-            k.requests_per_minute - w.minute_closed - w.second_count,
-            -- Tokens are charged when usage is settled: here there only has to be any room at all, whatever the request costs.
-            CASE WHEN k.tokens_per_minute <= w.token_closed + w.token_count THEN -1 END,
-            k.quota_total - w.total, k.quota_daily - w.day_closed - w.half_hour_count, k.quota_weekly - w.week_closed - w.quarter_count,
-            k.quota_monthly - w.month_closed - w.quarter_count, 9223372036854775807)
-          THEN a.cost - (0 = ANY (a.costs))::integer
-          ELSE granted_cost(a.costs, ARRAY[
-            k.requests_per_minute - w.minute_closed - w.second_count, CASE WHEN k.tokens_per_minute <= w.token_closed + w.token_count THEN -1 END,
-            k.quota_total - w.total, k.quota_daily - w.day_closed - w.half_hour_count, k.quota_weekly - w.week_closed - w.quarter_count,
-            k.quota_monthly - w.month_closed - w.quarter_count])
-        END AS cost
+        SELECT CASE WHEN a.cost <= least(k.requests_per_minute - w.minute_closed - w.second_count, k.quota_total - w.total, k.quota_daily - w.day_closed - w.half_hour_count,
+          k.quota_weekly - w.week_closed - w.quarter_count, k.quota_monthly - w.month_closed - w.quarter_count, 9223372036854775807)
+          AND (k.tokens_per_minute <= w.token_closed + w.token_count) IS NOT TRUE THEN a.cost ELSE 0 END AS cost
       ) AS g
     )
-    FROM asking a JOIN api_keys k ON k.number = a.key
+    FROM (
+      SELECT r.key, CASE WHEN min(r.cost) > 0 THEN sum(r.cost) END AS cost
+      FROM unnest(keys, p_cost, codes) AS r (key, cost, code)
+      WHERE r.code = 0
+      GROUP BY r.key
+      ORDER BY r.key
+    ) AS a JOIN api_keys k ON k.number = a.key
     WHERE w.key = a.key
-    RETURNING w.key, a.ordinals, new.second_bucket,
-      CASE WHEN new.total - old.total < a.cost - (0 = ANY (a.costs))::integer OR 0 = ANY (a.costs) THEN refusing_rules(a.costs, ARRAY[
-        k.requests_per_minute - old.minute_closed - old.second_count, CASE WHEN k.tokens_per_minute <= old.token_closed + old.token_count THEN -1 END,
-        k.quota_total - old.total, k.quota_daily - old.day_closed - old.half_hour_count, k.quota_weekly - old.week_closed - old.quarter_count,
-        k.quota_monthly - old.month_closed - old.quarter_count]) END AS rules,
-      k.requests_per_minute - new.minute_closed - new.second_count AS minute_left,
+    RETURNING w.key, new.total = old.total AS short, new.second_bucket, k.requests_per_minute - new.minute_closed - new.second_count AS minute_left,
       k.quota_total - new.total AS total_left, k.quota_daily - new.day_closed - new.half_hour_count AS day_left,
       k.quota_weekly - new.week_closed - new.quarter_count AS week_left, k.quota_monthly - new.month_closed - new.quarter_count AS month_left
   )
-  SELECT array_agg(c.key), array_agg(c.second_bucket), array_agg(c.minute_left), array_agg(c.total_left), array_agg(c.day_left), array_agg(c.week_left), array_agg(c.month_left),
-    array_agg(ROW(c.ordinals, c.rules)::key_refusals) FILTER (WHERE c.rules IS NOT NULL)
-  INTO consumed_keys, seconds, minute_left, total_left, day_left, week_left, month_left, refusals
+  SELECT array_agg(c.key), array_agg(c.second_bucket), unless_empty(array_agg(c.minute_left)), unless_empty(array_agg(c.total_left)),
+    unless_empty(array_agg(c.day_left)), unless_empty(array_agg(c.week_left)), unless_empty(array_agg(c.month_left)), array_agg(c.key) FILTER (WHERE c.short)
+  INTO consumed_keys, seconds, minute_left, total_left, day_left, week_left, month_left, short
   FROM consumed c;
 
-  IF refusals IS NOT NULL THEN
+  IF present_second < ANY (seconds) THEN
+    recorded_at := ARRAY(
+      SELECT greatest(present, to_timestamp(s.second)) FROM unnest(keys) WITH ORDINALITY AS r (key, ordinal)
+      LEFT JOIN unnest(consumed_keys, seconds) AS s (key, second) ON s.key = r.key ORDER BY r.ordinal);
+  END IF;
+
+  IF short IS NOT NULL THEN
+    -- Not everything that these keys are asked for fits, or one of their requests only asks: request by request. Their rows were locked above.
+    WITH asking AS (
+      SELECT r.key, array_agg(r.ordinal ORDER BY r.ordinal) AS ordinals, array_agg(r.cost::bigint ORDER BY r.ordinal) AS costs
+      FROM unnest(keys, p_cost, codes) WITH ORDINALITY AS r (key, cost, code, ordinal)
+      WHERE r.code = 0 AND r.key = ANY (short)
+      GROUP BY r.key
+    ),
+    consumed AS (
+      UPDATE key_windows w SET (total, second_count, half_hour_count, quarter_count) = (
+        SELECT w.total + g.cost, w.second_count + g.cost, w.half_hour_count + g.cost, w.quarter_count + g.cost
+        FROM (SELECT granted_cost(a.costs, room_left(k, w)) AS cost) AS g
+      )
+      FROM asking a JOIN api_keys k ON k.number = a.key
+      WHERE w.key = a.key
+      RETURNING w.key, a.ordinals, refusing_rules(a.costs, room_left(k, old)) AS rules, room_left(k, new) AS room
+    )
+    SELECT consumed_keys || array_agg(c.key),
+      CASE WHEN minute_left IS NOT NULL THEN minute_left || array_agg(c.room[1]) END, CASE WHEN total_left IS NOT NULL THEN total_left || array_agg(c.room[3]) END,
+      CASE WHEN day_left IS NOT NULL THEN day_left || array_agg(c.room[4]) END, CASE WHEN week_left IS NOT NULL THEN week_left || array_agg(c.room[5]) END,
+      CASE WHEN month_left IS NOT NULL THEN month_left || array_agg(c.room[6]) END, array_agg(ROW(c.ordinals, c.rules)::key_refusals)
+    INTO consumed_keys, minute_left, total_left, day_left, week_left, month_left, refusals
+    FROM consumed c;
     FOR nth IN SELECT j.ordinal, j.rule FROM unnest(refusals) AS k CROSS JOIN LATERAL unnest(k.ordinals, k.rules) AS j (ordinal, rule) WHERE j.rule > 0 LOOP
       codes[nth.ordinal] := CASE WHEN nth.rule > 2 THEN 10 ELSE 11 END;
       rules := coalesce(rules, array_fill(0::smallint, ARRAY[cardinality(codes)]));
@@ -548,21 +609,18 @@ BEGIN
       ) AS m);
   END IF;
 
-  recorded := ARRAY(
-    SELECT r.key IS NOT NULL AND r.code NOT IN (1, 100, 101, 102, 103, 104) AND r.cost > 0
-    FROM unnest(keys, codes, p_cost) WITH ORDINALITY AS r (key, code, cost, ordinal) ORDER BY r.ordinal);
   IF NOT true = ANY (recorded) THEN
     RETURN;
   END IF;
-  IF present_second < ANY (seconds) THEN
-    recorded_at := ARRAY(
-      SELECT greatest(present, to_timestamp(s.second)) FROM unnest(keys) WITH ORDINALITY AS r (key, ordinal)
-      LEFT JOIN unnest(consumed_keys, seconds) AS s (key, second) ON s.key = r.key ORDER BY r.ordinal);
-  END IF;
   -- After the windows are consumed: the log's lock is the last to be taken, and held for the shortest time.
   first_position := (SELECT r.first_position FROM reserve_positions() AS r);
+  IF false = ANY (recorded) THEN
+    positions := ARRAY(
+      SELECT CASE WHEN r.recorded THEN first_position - 1 + count(*) FILTER (WHERE r.recorded) OVER (ORDER BY r.ordinal) END
+      FROM unnest(recorded) WITH ORDINALITY AS r (recorded, ordinal) ORDER BY r.ordinal);
+  END IF;
   INSERT INTO usage_events (position, recorded_at, organization, key, credits, kind, code, ip, endpoint, request_id, detail)
-  SELECT first_position + row_number() OVER (ORDER BY r.ordinal) - 1, coalesce(recorded_at[r.ordinal], present), caller_organization[r.caller], r.key,
+  SELECT coalesce(positions[r.ordinal], first_position - 1 + r.ordinal), coalesce(recorded_at[r.ordinal], present), caller_organization[r.caller], r.key,
     CASE r.code WHEN 0 THEN r.cost ELSE 0 END, 1, r.code, r.ip, r.endpoint, r.request_id, r.detail
   FROM unnest(recorded, p_caller, keys, codes, p_cost, p_ip, p_endpoint, p_request_id, details)
     WITH ORDINALITY AS r (recorded, caller, key, code, cost, ip, endpoint, request_id, detail, ordinal)
@@ -572,19 +630,20 @@ BEGIN
   IF p_request_id IS NOT NULL THEN
     INSERT INTO usage_requests (organization, request_id, position, recorded_at, answer)
     SELECT u.organization, u.request_id, u.position, u.recorded_at, json_build_object(
-      'asked', trace_of(substr(p_macs, 32 * r.ordinal::integer - 31, 32)), 'at', u.recorded_at, 'code', u.code, 'rule', coalesce(rules[r.ordinal], 0), 'outdated', outdated[r.ordinal],
+      'asked', trace_of(substr(p_macs, 32 * r.ordinal::integer - 31, 32)), 'at', u.recorded_at, 'code', u.code, 'rule', coalesce(rules[r.ordinal], 0), 'outdated', coalesce(outdated[r.ordinal], false),
       'minuteLeft', l.minute_left, 'totalLeft', l.total_left, 'dayLeft', l.day_left, 'weekLeft', l.week_left, 'monthLeft', l.month_left,
       'retryAt', special[r.ordinal] -> 'retryAt', 'quotaStatus', special[r.ordinal] -> 'quotaStatus', 'key', to_json(k),
       'profile', (SELECT to_json(p) FROM profiles p WHERE p.id = k.profile_id))
     FROM (
-      SELECT r.ordinal, first_position + row_number() OVER (ORDER BY r.ordinal) - 1 AS position
+      SELECT r.ordinal, coalesce(positions[r.ordinal], first_position - 1 + r.ordinal) AS position
       FROM unnest(recorded) WITH ORDINALITY AS r (recorded, ordinal) WHERE r.recorded
     ) AS r
     JOIN usage_events u ON u.position = r.position
     JOIN api_keys k ON k.number = u.key
     LEFT JOIN LATERAL (
-      SELECT * FROM unnest(consumed_keys, minute_left, total_left, day_left, week_left, month_left) AS l (key, minute_left, total_left, day_left, week_left, month_left)
-      WHERE l.key = u.key
+      SELECT * FROM unnest(consumed_keys, minute_left, total_left, day_left, week_left, month_left)
+        WITH ORDINALITY AS l (key, minute_left, total_left, day_left, week_left, month_left, ordinal)
+      WHERE l.key = u.key ORDER BY l.ordinal DESC LIMIT 1
     ) AS l ON true
     WHERE u.request_id IS NOT NULL;
   END IF;
@@ -813,4 +872,4 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON address_failures TO keyledger_server;
 GRANT SELECT, INSERT, DELETE ON usage_requests TO keyledger_server;
 GRANT SELECT, INSERT ON settlements TO keyledger_server;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA keyledger FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION close_buckets, sum_of, advance_windows, lock_windows, begin_organization_windows, lock_organization_windows, trace_of, party_of, refusing_rules, granted_cost, room_at, retry_at, admit, add_buckets, spread, charge_windows, record_usage, logged_windows, padded, window_differences, repair_windows TO keyledger_server;
+GRANT EXECUTE ON FUNCTION close_buckets, sum_of, closing, advance_windows, lock_windows, begin_organization_windows, lock_organization_windows, trace_of, party_of, refusing_rules, granted_cost, room_left, unless_empty, room_at, retry_at, admit, add_buckets, spread, charge_windows, record_usage, logged_windows, padded, window_differences, repair_windows TO keyledger_server;

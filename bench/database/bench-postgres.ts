@@ -84,7 +84,7 @@ async function explainNested(admin: pg.Client): Promise<void> {
     'auto_explain.log_analyze': 'on',
     'auto_explain.log_timing': 'on',
     'auto_explain.log_buffers': 'on',
-    'auto_explain.sample_rate': '0.01',
+    'auto_explain.sample_rate': process.env.RATE ?? '0.01',
   };
   for (const [name, value] of Object.entries(settings)) await admin.query(`ALTER ROLE ${EMBEDDED.app} SET ${name} = ${value}`);
 }

@@ -31,7 +31,7 @@ export type AdmitRow = {
   readonly versions: readonly (number | null)[];
   /** Of its profile, where it has one. */
   readonly profile_versions: readonly (number | null)[] | null;
-  readonly outdated: readonly (boolean | null)[];
+  readonly outdated: readonly (boolean | null)[] | null;
   /** A stored answer, the other pepper's verifier, or when a refused request could pass. */
   readonly special: readonly (Special | null)[] | null;
 

@@ -65,7 +65,10 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
   const { database, peppers, onError, blocking = ADDRESS_BLOCKING } = options;
   const connection = openPipelinedConnection({
     // Planned once and never again: planning `admit` costs more than running it. Its estimates are of arrays, so JIT would be wrong each time.
-    config: { ...options.connection, options: `${options.connection.options ?? ''} -c plan_cache_mode=force_generic_plan -c jit=off` },
+    config: {
+      ...options.connection,
+      options: `${options.connection.options ?? ''} -c plan_cache_mode=force_generic_plan -c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off`,
+    },
     onError,
   });
   const keyFacts = createKeyFactsCache(database.kysely, CACHED_KEYS);
@@ -213,7 +216,7 @@ function toVerdicts(row: AdmitRow, facts: ReadonlyMap<number, KeyFacts>): readon
         code,
         rule: row.rules?.[index] ?? 0,
         position,
-        outdated: row.outdated[index] ?? false,
+        outdated: row.outdated?.[index] ?? false,
         atMs,
         retryAtMs: refusing?.retryAt == null ? null : Date.parse(refusing.retryAt),
         quotaStatus: refusing?.quotaStatus ?? null,
