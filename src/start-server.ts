@@ -25,6 +25,7 @@ import { createOidcVerifier } from './identity/oidc.ts';
 import { createPeppers } from './identity/pepper.ts';
 import { loadOrCreatePepper } from './identity/pepper-file.ts';
 import { sealingKeysOf } from './identity/sealing-keys.ts';
+import { createTurns } from './lib/turns.ts';
 import { headPosition } from './ledger/append.ts';
 import { openTail } from './ledger/tail.ts';
 import { listenForAppends } from './ledger/wake.ts';
@@ -94,7 +95,7 @@ export async function startServer(config: Config, { logger, signal, onProgress }
   const oidc = config.oidc === undefined ? null : createOidcVerifier({ ...config.oidc, fetchTimeoutMs: OIDC_TIMEOUT_MS });
   const authenticate = createAuthenticate({ db: database.kysely, oidc });
 
-  const context = { db: database.kysely, sealingKeys: sealingKeysOf(peppers) };
+  const context = { db: database.kysely, sealingKeys: sealingKeysOf(peppers), turns: createTurns() };
   const keyOperationsPerHour = config.keyOperationsPerHour === 0 ? null : config.keyOperationsPerHour;
   const keys = createKeyCommands({ ...context, peppers, argon2, keyOperationsPerHour });
   const organizations = createOrganizationCommands(context);

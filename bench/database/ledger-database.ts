@@ -11,6 +11,7 @@ import { sealingKeysOf } from '../../src/identity/sealing-keys.ts';
 import type { Outcome } from '../../src/ledger/run-command.ts';
 import { clientConfig } from '../../src/postgres/client-config.ts';
 import { migrate } from '../../src/postgres/migrate.ts';
+import { createTurns } from '../../src/lib/turns.ts';
 import { openDatabase } from '../../src/postgres/pool.ts';
 import type { BenchPostgres } from './bench-postgres.ts';
 import { seedKeys, type SeededKey } from './seed-keys.ts';
@@ -60,7 +61,7 @@ export async function createLedgerDatabase(postgres: BenchPostgres, name: string
   });
   try {
     if (options.ageDays !== undefined) await setClock(owner, `clock_timestamp() - interval '${options.ageDays} days'`);
-    const context = { db: database.kysely, sealingKeys: sealingKeysOf(peppers) };
+    const context = { db: database.kysely, sealingKeys: sealingKeysOf(peppers), turns: createTurns() };
     const { organizationId } = done(await createOrganizationCommands(context).create(null, { name: 'Bench' }));
     const token = newAccessToken(randomBytes(32));
     const permissions = ['keys:verify', 'usage:write'];

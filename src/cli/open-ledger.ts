@@ -5,6 +5,7 @@ import { explainingFailure } from '../postgres/connection-failure.ts';
 import { migrate, migrationState, refusalOf } from '../postgres/migrate.ts';
 import { openDatabase, type Database } from '../postgres/pool.ts';
 import type { Secret } from '../lib/secret.ts';
+import { createTurns } from '../lib/turns.ts';
 import type { CliIo } from './command.ts';
 
 /** A ledger that is migrated and can be worked on. */
@@ -42,7 +43,12 @@ export async function openLedger(io: CliIo, { create }: { readonly create: boole
     throw new Error(`The database lacks ${state.pending.map(({ name }) => name).join(', ')} of this version. Run: keyledger migrate`);
   }
   const releases = acquired.move();
-  return { database, config, context: { db: database.kysely, sealingKeys: NO_SEALING_KEYS }, close: () => releases.disposeAsync() };
+  return {
+    database,
+    config,
+    context: { db: database.kysely, sealingKeys: NO_SEALING_KEYS, turns: createTurns() },
+    close: () => releases.disposeAsync(),
+  };
 }
 
 type Connected = {

@@ -38,11 +38,23 @@ Ctrl-C stops it; the same command goes on where it stopped. What is not derived,
     const ledger = await openLedger(io, { create: false });
     try {
       const kinds = Object.entries(STATE).flatMap(([part, kind]) => (parts.has(part) ? [kind] : []));
-      const state = kinds.length === 0 ? EXIT.done : await rebuildState(ledger.database, kinds, io);
-      const windows = parts.has('windows') && !io.signal.aborted ? await rebuildWindows(ledger.database, io) : EXIT.done;
-      const balances = parts.has('balances') && !io.signal.aborted ? await rebuildBalances(ledger.database, io) : EXIT.done;
-      const usage = parts.has('usage') && !io.signal.aborted ? await rebuildUsage(ledger.database, io) : EXIT.done;
-      return [state, windows, balances, usage].find((code) => code !== EXIT.done) ?? EXIT.done;
+      const steps: readonly (readonly [part: string, rebuild: () => Promise<number>])[] = [
+        ...(kinds.length === 0 ? [] : [['the state', () => rebuildState(ledger.database, kinds, io)] as const]),
+        ...(parts.has('windows') ? [['windows', () => rebuildWindows(ledger.database, io)] as const] : []),
+        ...(parts.has('balances') ? [['balances', () => rebuildBalances(ledger.database, io)] as const] : []),
+        ...(parts.has('usage') ? [['usage', () => rebuildUsage(ledger.database, io)] as const] : []),
+      ];
+      let outcome: number = EXIT.done;
+      for (const [part, rebuild] of steps) {
+        if (io.signal.aborted) {
+          // A step that was itself interrupted has said so.
+          if (outcome === EXIT.done) io.err(`Interrupted before ${part}. Run the same command again: what is mended stays mended.`);
+          return EXIT.failed;
+        }
+        const code = await rebuild();
+        if (outcome === EXIT.done) outcome = code;
+      }
+      return outcome;
     } finally {
       await ledger.close();
     }

@@ -28,7 +28,8 @@ export function sealingKey(id: string, pepper: KeyObject): SealingKey {
   return { id, derive: (info) => Buffer.from(hkdfSync('sha256', pepper, 'keyledger/idempotency/v1', info, 32)) };
 }
 
-function keyHash(request: IdempotentRequest): Buffer {
+/** What is stored of the key: its SHA-256. */
+export function keyHash(request: IdempotentRequest): Buffer {
   return hash('sha256', request.key.reveal(), 'buffer');
 }
 

@@ -4,6 +4,7 @@ import { sql, type Kysely } from 'kysely';
 import { isRefusal, refusal, type Refusal } from '../domain/refusals.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { Secret } from '../lib/secret.ts';
+import type { Turns } from '../lib/turns.ts';
 import type { Tables } from '../postgres/tables.ts';
 import {
   append,
@@ -16,11 +17,12 @@ import {
   type Effect,
   type StreamAppend,
 } from './append.ts';
-import { findReplay, rememberAnswer, type IdempotentRequest, type SealingKeys } from './idempotency.ts';
+import { findReplay, keyHash, rememberAnswer, type IdempotentRequest, type SealingKeys } from './idempotency.ts';
 
 const SECOND_MS = 1000;
-/** So long a command that loses against others decides again; then its caller is told to try later. */
+/** So long a command that loses against others decides again, and so often at least; then its caller is told to try later. */
 const RETRY_FOR_MS = 10 * SECOND_MS;
+const LEAST_ATTEMPTS = 5;
 
 /** What a command decided: the events, the state that follows from them, and the answer to give. */
 export type Decision<Result extends JsonValue> = {
@@ -76,7 +78,7 @@ export class ContentionError extends Error {
   }
 }
 
-export type CommandContext = { readonly db: Kysely<Tables>; readonly sealingKeys: SealingKeys };
+export type CommandContext = { readonly db: Kysely<Tables>; readonly sealingKeys: SealingKeys; readonly turns: Turns };
 
 /**
  * Runs a command against the log: load, decide, append, with optimistic concurrency. Nothing is written unless all of it is, in one statement.
@@ -87,34 +89,59 @@ export async function runCommand<Result extends JsonValue>(context: CommandConte
     command.idempotencyKey === null
       ? null
       : { actorId: command.actorId, operation: command.operation, key: command.idempotencyKey, input: command.input };
+  const run = () => runUntilCommitted(context, command, request);
+  // Retries that arrive together wait for the first and are shown its answer, instead of each deciding, and hashing a new secret, in vain.
+  return request === null ? run() : context.turns.take(`idempotency ${request.actorId} ${keyHash(request).toString('hex')}`, run);
+}
+
+async function runUntilCommitted<Result extends JsonValue>(
+  context: CommandContext,
+  command: Command<Result>,
+  request: IdempotentRequest | null,
+): Promise<Outcome<Result>> {
   const deadline = performance.now() + RETRY_FOR_MS;
+  let contended: string | null = null;
   for (let attempt = 0; ; attempt++) {
-    if (request !== null) {
-      const replay = await findReplay(context.db, context.sealingKeys, request);
-      if (replay.kind === 'conflict') return refusal('IDEMPOTENCY_CONFLICT', undefined, 'idempotencyKey');
-      // The stored result was written by this same operation for this same input: its shape is Result's.
-      if (replay.kind === 'replay')
-        return { kind: 'done', result: replay.result as Result, position: replay.position, secret: replay.secret, replayed: true };
-    }
-    const decision = await command.decide(await databaseNow(context.db));
-    if (isRefusal(decision)) return decision;
-    try {
-      return await commit(context, command, decision, request);
-    } catch (error) {
-      if (isPostgresError(error) && error.code === 'KL001')
-        throw new KeyOperationLimitError(decision.keyOperationsPerHour ?? 0, Number(error.detail ?? 3600));
-      if (isPostgresError(error) && error.code === 'KL002') return refusal('INSUFFICIENT_BALANCE');
-      // 40P01 and 40001 are the server's own "try again".
-      const lost =
-        isVersionConflict(error) ||
-        isOvertaken(error) ||
-        isUniqueViolation(error, 'idempotency_pkey') ||
-        (isPostgresError(error) && ['40P01', '40001'].includes(error.code));
-      if (!lost) throw error;
-      if (performance.now() > deadline) throw new ContentionError(command.operation);
-      // Full jitter, so that fifty that lost together don't come back together.
-      await sleep(Math.random() * Math.min(100, 2 * 2 ** Math.min(attempt, 6)));
-    }
+    const once = () => attemptCommand(context, command, request);
+    // Who has lost takes turns with the others of this server, so that of fifty at most one loses to each other server, not forty-nine to one.
+    const tried: Attempt<Result> = contended === null ? await once() : await context.turns.take(contended, once);
+    if (tried.kind !== 'lost') return tried;
+    // The one that came first with the idempotency key has committed: its answer is there now.
+    if (tried.to === 'idempotency key') continue;
+    if (performance.now() > deadline && attempt + 1 >= LEAST_ATTEMPTS) throw new ContentionError(command.operation);
+    contended = tried.to;
+    // Full jitter, so that those that lost together on several servers don't come back together.
+    await sleep(Math.random() * Math.min(100, 2 * 2 ** Math.min(attempt, 6)));
+  }
+}
+
+type Attempt<Result> = Outcome<Result> | { readonly kind: 'lost'; readonly to: string };
+
+async function attemptCommand<Result extends JsonValue>(
+  context: CommandContext,
+  command: Command<Result>,
+  request: IdempotentRequest | null,
+): Promise<Attempt<Result>> {
+  if (request !== null) {
+    const replay = await findReplay(context.db, context.sealingKeys, request);
+    if (replay.kind === 'conflict') return refusal('IDEMPOTENCY_CONFLICT', undefined, 'idempotencyKey');
+    // The stored result was written by this same operation for this same input: its shape is Result's.
+    if (replay.kind === 'replay')
+      return { kind: 'done', result: replay.result as Result, position: replay.position, secret: replay.secret, replayed: true };
+  }
+  const decision = await command.decide(await databaseNow(context.db));
+  if (isRefusal(decision)) return decision;
+  try {
+    return await commit(context, command, decision, request);
+  } catch (error) {
+    if (isPostgresError(error) && error.code === 'KL001')
+      throw new KeyOperationLimitError(decision.keyOperationsPerHour ?? 0, Number(error.detail ?? 3600));
+    if (isPostgresError(error) && error.code === 'KL002') return refusal('INSUFFICIENT_BALANCE');
+    if (isUniqueViolation(error, 'idempotency_pkey')) return { kind: 'lost', to: 'idempotency key' };
+    // 40P01 and 40001 are the server's own "try again".
+    if (isVersionConflict(error) || isOvertaken(error) || (isPostgresError(error) && ['40P01', '40001'].includes(error.code)))
+      return { kind: 'lost', to: decision.streams[0]?.stream ?? 'log' };
+    throw error;
   }
 }
 

@@ -217,7 +217,7 @@ test('Ctrl-C stops a rebuild with a word about how to go on, and the next run do
     await blocker.query("UPDATE projections SET state = 'building', position = 1 WHERE state = 'retired'");
     await blocker.query("BEGIN; SELECT 1 FROM projections WHERE state = 'building' FOR KEY SHARE");
     const running = startCli(['rebuild'], env);
-    await running.line(/^Windows: /);
+    await running.line(/^Balances: /); // what comes before usage, which now waits for the page
     running.child.kill('SIGINT');
     const stopped = await running.ended;
     expect(stopped).toMatchObject({

@@ -2,6 +2,8 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
+import { COMPILE_CACHE } from '../support/compile-cache.ts';
+
 const CLI = fileURLToPath(new URL('../../src/cli.ts', import.meta.url));
 
 export type CliResult = { readonly code: number | null; readonly out: string; readonly err: string };
@@ -16,7 +18,10 @@ export type RunningCli = {
 /** Starts the command line as a process of its own, with nothing of this process' settings but what is given. */
 export function startCli(args: readonly string[], env: Readonly<Record<string, string>>): RunningCli {
   const { PATH = '', HOME = '' } = process.env;
-  const child = spawn(process.execPath, [CLI, ...args], { env: { PATH, HOME, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(process.execPath, [CLI, ...args], {
+    env: { PATH, HOME, ...COMPILE_CACHE, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   const lines: string[] = [];
   const waiting = new Set<() => void>();
   const streams = { out: '', err: '' };

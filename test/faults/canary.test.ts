@@ -5,13 +5,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import pg from 'pg';
-import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 
 import { endProcess, startProcess, type ServerProcess } from '../process/server-process.ts';
 import { CREATE, entrances, send } from './secret-entrances.ts';
 import { createSecretScanner, type Canary } from './secret-scanner.ts';
-
-vi.setConfig({ testTimeout: 120_000, hookTimeout: 60_000 });
 
 const PEPPER = randomBytes(32);
 const BOOTSTRAP_TOKEN = randomBytes(32).toString('hex');

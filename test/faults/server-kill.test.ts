@@ -6,18 +6,16 @@ import { join } from 'node:path';
 
 import { sql } from 'kysely';
 import pg from 'pg';
-import { afterEach, expect, it, vi } from 'vitest';
+import { afterEach, expect, it } from 'vitest';
 
 import { Secret } from '../../src/lib/secret.ts';
 import { startEmbeddedPostgres } from '../../src/postgres/embedded.ts';
 import { openDatabase } from '../../src/postgres/pool.ts';
-import { endProcess, postmasterOf, processTree, startProcess, survivors, type ServerProcess } from '../process/server-process.ts';
+import { endProcess, killAll, postmasterOf, processTree, startProcess, survivors, type ServerProcess } from '../process/server-process.ts';
 import { createTestDatabase } from '../support/database.ts';
 import { numberingFaults, totalFaults } from '../support/log-invariants.ts';
 import { windowFaults } from '../support/window-faults.ts';
 import { startVerifyLoad, type Passed, type VerifyLoad } from './verify-load.ts';
-
-vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
 const CALLERS = 32;
 const KEYS = 12;
@@ -151,7 +149,7 @@ async function killPostgresUnderLoad(
   const postmaster = await postmasterOf(dataDir);
   if (postmaster === undefined) throw new Error('there is no Postgres');
   const tree = await processTree(postmaster);
-  for (const pid of tree) process.kill(pid, 'SIGKILL');
+  killAll(tree);
   await running.ended;
   await server.ended; // it can't do without its own Postgres, and ends
   await expect.poll(() => survivors(tree), { timeout: 10_000 }).toEqual([]);

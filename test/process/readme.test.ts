@@ -5,11 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 
 import { endProcess, postmasterOf, processTree, ROOT, spawnServer, survivors, type ServerProcess } from './server-process.ts';
-
-vi.setConfig({ testTimeout: 90_000, hookTimeout: 60_000 });
 
 /** Fenced commands, each with the output that the README prints below them; null where it prints none. */
 type Step = { readonly commands: string; readonly output: string | null };

@@ -4,12 +4,10 @@ import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 
 import { asAdmin, createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { endProcess, postmasterOf, startProcess, type ServerProcess } from './server-process.ts';
-
-vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
 const PEPPER = `p1:${randomBytes(32).toString('base64')}`;
 const NOBODY = 65_534;

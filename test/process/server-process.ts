@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 import { isAlive } from '../../src/postgres/process-identity.ts';
+import { COMPILE_CACHE } from '../support/compile-cache.ts';
 
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const MAIN = fileURLToPath(new URL('../../src/main.ts', import.meta.url));
@@ -37,7 +38,7 @@ export function spawnServer(commandLine: readonly string[], env: NodeJS.ProcessE
   const inherited = Object.fromEntries(INHERITED.map((name) => [name, process.env[name]]));
   const child = spawn(program, args, {
     cwd: ROOT,
-    env: { ...inherited, HOST: '127.0.0.1', PORT: '0', ...env },
+    env: { ...inherited, ...COMPILE_CACHE, HOST: '127.0.0.1', PORT: '0', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: true,
   });
@@ -96,13 +97,24 @@ export async function survivors(pids: readonly number[]): Promise<readonly numbe
   return pids.filter((_, index) => alive[index] === true);
 }
 
+/** `kill -9` for each. Some may be gone before their turn: what Postgres starts for a moment, and all that ends with its parent. */
+export function killAll(pids: readonly number[]): void {
+  for (const pid of pids) {
+    try {
+      process.kill(pid, 'SIGKILL');
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+    }
+  }
+}
+
 /** Stops whatever a test left running, its Postgres included. */
 export async function endProcess(server: ServerProcess): Promise<void> {
   const tree = await processTree(server.pid);
   server.signal('SIGTERM');
   const late = sleep(20_000, 'late' as const, { ref: false });
   if ((await Promise.race([server.ended.catch(() => null), late])) !== 'late') return;
-  for (const pid of tree.toReversed()) if (await isAlive(pid)) process.kill(pid, 'SIGKILL');
+  killAll(tree.toReversed());
 }
 
 /** The postmaster of a data directory, while it runs. */

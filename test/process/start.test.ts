@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 
 import { endProcess, postmasterOf, processTree, startProcess, survivors, type ServerProcess } from './server-process.ts';
 
@@ -17,8 +17,6 @@ const AS_NOBODY = ['setpriv', `--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear
 const isRoot = process.getuid?.() === 0;
 
 // Several starts of a cluster each, on whatever else the machine does.
-vi.setConfig({ testTimeout: 90_000, hookTimeout: 60_000 });
-
 let root: string;
 let dataDir: string;
 const running: ServerProcess[] = [];

@@ -12,6 +12,7 @@ import type { Actor } from '../../src/domain/actor.ts';
 import { permissionsOf, type Role } from '../../src/domain/permissions.ts';
 import { createArgon2Verifiers } from '../../src/identity/argon2-verifier.ts';
 import { createPeppers, type Peppers } from '../../src/identity/pepper.ts';
+import { createTurns } from '../../src/lib/turns.ts';
 import { sealingKeysOf } from '../../src/identity/sealing-keys.ts';
 import type { Done, Outcome } from '../../src/ledger/run-command.ts';
 import { clientConfig } from '../../src/postgres/client-config.ts';
@@ -47,7 +48,7 @@ export async function openTestLedger(
   const database = openDatabase({ ...settings, maxConnections: 10, onError });
   const peppers = options.peppers ?? options.on?.peppers ?? createPeppers([{ id: 'p1', key: randomBytes(32) }]);
   const argon2 = createArgon2Verifiers({ concurrency: 1, queueLimit: 8 });
-  const context = { db: database.kysely, sealingKeys: sealingKeysOf(peppers) };
+  const context = { db: database.kysely, sealingKeys: sealingKeysOf(peppers), turns: createTurns() };
   const keys = createKeyCommands({ ...context, peppers, argon2, keyOperationsPerHour: options.keyOperationsPerHour ?? null });
   const organizations = createOrganizationCommands(context);
   const balances = createBalanceCommands(context);

@@ -12,6 +12,7 @@ import { createArgon2Verifiers } from '../../src/identity/argon2-verifier.ts';
 import { createPeppers } from '../../src/identity/pepper.ts';
 import { sealingKey } from '../../src/ledger/idempotency.ts';
 import type { Outcome } from '../../src/ledger/run-command.ts';
+import { createTurns } from '../../src/lib/turns.ts';
 import type { Database } from '../../src/postgres/pool.ts';
 import type { Tables } from '../../src/postgres/tables.ts';
 
@@ -34,7 +35,11 @@ const PEPPER = randomBytes(32);
 export function commandsFor(database: Database) {
   const peppers = createPeppers([{ id: 'test', key: PEPPER }]);
   const sealing = sealingKey('test', peppers.current.key);
-  const context = { db: database.kysely, sealingKeys: { current: sealing, get: (id: string) => (id === 'test' ? sealing : undefined) } };
+  const context = {
+    db: database.kysely,
+    sealingKeys: { current: sealing, get: (id: string) => (id === 'test' ? sealing : undefined) },
+    turns: createTurns(),
+  };
   const argon2 = createArgon2Verifiers({ concurrency: 2, queueLimit: 100 });
   return {
     context,
