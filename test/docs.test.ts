@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest';
 
 import { readConfig, type Config } from '../src/config.ts';
 import { ALL_PERMISSIONS, PERMISSIONS, permissionsOf, ROLES } from '../src/domain/permissions.ts';
+import { PLAN_NAMES, PLANS, type PlanName } from '../src/domain/plan.ts';
 import { REQUEST_REFUSALS, VERIFICATION_REFUSALS } from '../src/domain/refusals.ts';
 import { createMetrics } from '../src/http/metrics.ts';
 
@@ -38,6 +39,19 @@ describe('the docs say what the code says', () => {
         ...ROLES.map((role) => (permissionsOf(role).includes(permission) ? 'yes' : '')),
       ]),
     );
+  });
+
+  test('organizations.md: the plans', async () => {
+    const shown = (cap: number | null) => (cap === null ? 'no cap' : cap.toLocaleString('en'));
+    const rows = tableBelow(await read('docs/organizations.md'), '## Plans');
+    expect(rows.map(([name]) => name)).toEqual([...PLAN_NAMES]);
+    for (const [name = '', minute = '', second = ''] of rows) {
+      const caps = PLANS[name as PlanName];
+      expect([minute, second].map((text) => text.replace('as agreed, no cap by default', 'no cap'))).toEqual([
+        shown(caps.requestsPerMinute),
+        shown(caps.requestsPerSecond),
+      ]);
+    }
   });
 
   test('data-plane.md: the codes of a verification, with status and message', async () => {

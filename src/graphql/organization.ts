@@ -18,7 +18,7 @@ import type { addOrganizationSettings } from './organization-settings.ts';
 import { pageOf, pageSizeOf } from './paging.ts';
 import { listProfiles } from './profile-reading.ts';
 import type { ProfileRefs } from './profile.ts';
-import type { AccessTokenRow, MemberRow, TypeRefs } from './type-refs.ts';
+import type { AccessTokenRow, MemberRow, OrganizationRow, TypeRefs } from './type-refs.ts';
 import { encodeGlobalId } from './global-id.ts';
 import { readRequestLog } from './request-log.ts';
 import type { UsageRefs } from './usage.ts';
@@ -40,12 +40,20 @@ export function addOrganization(
   const tokens = builder.connectionObject({ type: types.accessToken, name: 'AccessTokenConnection' });
   const keys = addKeyList(builder, enums, types);
   const past = addPastOrganization(builder, enums);
+  const caps = builder.objectRef<OrganizationRow>('PlanCaps').implement({
+    description: 'What all keys of an organization may ask together, in any second and in any minute; null is no cap.',
+    fields: (t) => ({
+      requestsPerSecond: t.float({ nullable: true, resolve: (row) => asNumber(row.requests_per_second) }),
+      requestsPerMinute: t.float({ nullable: true, resolve: (row) => asNumber(row.requests_per_minute) }),
+    }),
+  });
 
   types.organization.implement({
     description: 'Owns keys, members and tokens. Nothing of it can be reached from another.',
     fields: (t) => ({
       name: t.exposeString('name'),
       plan: t.exposeString('plan'),
+      caps: t.field({ type: caps, description: 'Of its plan, over all its keys.', resolve: (organization) => organization }),
       team: t.exposeBoolean('team', { description: 'Personal keys of its members are archived while they belong to it.' }),
       createdAt: t.field({ type: 'DateTime', resolve: (organization) => organization.created_at }),
       settings: t.field({ type: settings, authScopes: { permission: 'organization:read' }, resolve: (organization) => organization }),
@@ -151,6 +159,10 @@ export function addOrganization(
       }),
     }),
   });
+}
+
+function asNumber(value: bigint | null): number | null {
+  return value === null ? null : Number(value);
 }
 
 function addPastOrganization(builder: Builder, enums: Enums) {

@@ -17,6 +17,8 @@ const ORGANIZATION_COLUMNS = [
   'id',
   'name',
   'plan',
+  'requests_per_second',
+  'requests_per_minute',
   'team',
   'created_at',
   'deletion_policy',

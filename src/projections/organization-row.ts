@@ -65,10 +65,15 @@ export function writeOrganizationRows(state: Existing, events: readonly Organiza
             UPDATE members SET removed_at = appended.recorded_at FROM appended
             WHERE organization_id = ${state.organizationId}::uuid AND id = ${event.data.memberId}::uuid`,
         ];
-      case 'OrganizationCreated':
       case 'PlanChanged':
-        // Windows that were not kept while there was no cap must not be believed: the next verification makes them anew from the log.
-        return [sql`DELETE FROM organization_windows USING appended WHERE organization = ${state.number}::integer`];
+        // Windows that were not kept while there was no cap must not be believed: the next verification makes them anew from the log. Where there was a cap
+        // they are right, and verifications hold them while they wait for the log's lock: this statement has it, and must not wait for them.
+        return [
+          sql`
+            DELETE FROM organization_windows w USING appended, organizations o
+            WHERE w.organization = ${state.number}::integer AND o.number = w.organization AND o.requests_per_second IS NULL AND o.requests_per_minute IS NULL`,
+        ];
+      case 'OrganizationCreated':
       case 'OrganizationRenamed':
       case 'BalanceEnabled':
       case 'FundsAdded':

@@ -97,6 +97,8 @@ test('3.5 a plan caps all keys of an organization together: FREE 100 a minute, B
     expect(await verify(secrets[1], 2)).toBe('RATE_LIMITED');
     expect(await verify(secrets[1], 1)).toBe('VALID');
     used = cap;
+    const { data } = await server.query('{ viewer { organization { caps { requestsPerSecond requestsPerMinute } } } }', {}, owner);
+    expect(at(data, 'viewer.organization.caps')).toEqual({ requestsPerSecond: null, requestsPerMinute: cap });
   }
   expect(await change({ plan: 'ENTERPRISE', caps: { requestsPerMinute: 10_001 } })).toMatchObject({ __typename: 'ChangePlanPayload' });
   expect([await verify(secrets[1], 2), await verify(secrets[1], 1), await verify(secrets[1], 1)]).toEqual([
