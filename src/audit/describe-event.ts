@@ -77,9 +77,9 @@ export function describeEvent(event: LifecycleEvent, before: KeyState | null): r
     case 'PersonalKeyAdded':
       return [`key ${event.data.keyId} is personal to member ${event.data.ownerId}`];
     case 'TeamJoined':
-      return [`member ${event.data.memberId} joined the team`];
+      return [`member ${event.data.memberId} belongs to a team now, for what depends on the person`];
     case 'MembershipEnded':
-      return [`member ${event.data.memberId} left`];
+      return [`membership of member ${event.data.memberId} ended, for what depends on the person`];
     case 'Deleted':
       return [`key ${quoted(event.data.name)} deleted`];
     case 'AlertRuleSet':

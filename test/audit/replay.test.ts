@@ -86,6 +86,7 @@ test('7.2 an organization is replayed with its members, tokens and keys, and wit
     expect.stringContaining('SECRET key "their key" created') as string,
     `member ${member} made ADMIN`,
     `member ${member} removed`,
+    `membership of member ${member} ended, for what depends on the person`,
     'access token revoked',
     'key deactivated',
     'organization renamed to "Renamed"',

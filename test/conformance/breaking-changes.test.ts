@@ -39,7 +39,7 @@ describe("graphql's comparison of schemas", () => {
   });
 
   it.each([
-    ['a field that went', /^ {2}archived: Boolean!\n/m, '', 'FIELD_REMOVED'],
+    ['a field that went', /^ {2}"""\n[^"]*"""\n {2}archived: Boolean!\n/m, '', 'FIELD_REMOVED'],
     ['a field that may be null now', /^ {2}masked: String!$/m, '  masked: String', 'FIELD_CHANGED_KIND'],
     ['an argument that became required', /after: Position$/m, 'after: Position!', 'ARG_CHANGED_KIND'],
     ['a value that an enum lost', /^ {2}USAGE_SETTLED\n/m, '', 'VALUE_REMOVED_FROM_ENUM'],
