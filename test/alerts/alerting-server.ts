@@ -83,7 +83,7 @@ export async function openAlertingServer(options: { readonly clock?: boolean } =
     },
     async mutate(name: string, input: Readonly<Record<string, unknown>>, selection: string, token = server.ownerToken) {
       const title = name.charAt(0).toUpperCase() + name.slice(1);
-      const document = `mutation M($input: ${title}Input!) { ${name}(input: $input) { __typename ... on ${title}Payload { position ${selection} } ... on UserError { code message } ... on InvalidInput { field } } }`;
+      const document = `mutation M($input: ${title}Input!) { ${name}(input: $input) { __typename ... on ${title}Payload { position ${selection} } ... on UserError { code message } ... on InvalidInput { field } ... on NotFound { field } } }`;
       const answer = await server.query(document, { input }, token);
       if (answer.errors.length > 0) throw new Error(JSON.stringify(answer.errors));
       return at(answer.data, name) as Readonly<Record<string, unknown>>;

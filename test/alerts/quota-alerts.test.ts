@@ -56,6 +56,61 @@ describe('6.1 quota thresholds', () => {
     await stream.end();
   });
 
+  it('6.1 a minute that has come to 80 % of the limit raises an alert once an hour: requests and tokens of a key, requests of the organization', async () => {
+    const stream = await server.follow();
+    const { keyId, secret } = await server.ledger.newKey({ name: 'busy', limits: { requestsPerMinute: 10, tokensPerMinute: 1000 } });
+    await verify(secret, 7);
+    await server.settled();
+    expect(stream.seen).toEqual([]);
+    await verify(secret, 3);
+    await stream.until(1);
+    expect(stream.seen[0]?.alert).toMatchObject({
+      kind: 'RATE_LIMIT_APPROACHED',
+      severity: 'WARNING',
+      details: { window: 'KEY_MINUTE', percent: 80 },
+    });
+    expect(stream.seen[0]?.alert.message).toMatch(
+      /^Key "busy" has used 80 % or more of its rate limit: (?:8|9|10) of 10 requests within a minute\.$/,
+    );
+    const tokens = {
+      requestId: null,
+      keyId,
+      at: null,
+      endpoint: 'GET /',
+      status: 200,
+      durationMs: 1,
+      ip: null,
+      credits: 0,
+      costMicros: null,
+      model: null,
+    };
+    await server.ledger.admission.recordUsage(server.ledger.organization.id, [{ ...tokens, tokensIn: 500n, tokensOut: 400n }]);
+    await stream.until(2);
+    expect(stream.seen[1]?.alert).toMatchObject({
+      kind: 'RATE_LIMIT_APPROACHED',
+      details: { window: 'KEY_TOKENS', used: '900', limit: '1000' },
+    });
+
+    const caps = { requestsPerSecond: null, requestsPerMinute: 50 };
+    done(await server.ledger.organizations.changePlan(null, { organizationId: server.ledger.organization.id, plan: 'ENTERPRISE', caps }));
+    const free = await server.ledger.newKey();
+    await verify(free.secret, 50);
+    await stream.until(3);
+    expect(stream.seen[2]?.alert).toMatchObject({
+      kind: 'RATE_LIMIT_APPROACHED',
+      apiKey: null,
+      details: { window: 'ORGANIZATION_MINUTE', limit: '50' },
+    });
+    await verify(free.secret, 3);
+    await server.settled();
+    expect(stream.seen).toHaveLength(3);
+    const none = { requestsPerSecond: null, requestsPerMinute: null };
+    done(
+      await server.ledger.organizations.changePlan(null, { organizationId: server.ledger.organization.id, plan: 'ENTERPRISE', caps: none }),
+    );
+    await stream.end();
+  });
+
   it('6.2 an alert is kept, listed for its organization and its key, and acknowledged once', async () => {
     const { keyId, secret } = await server.ledger.newKey({ quotas: { total: 2 } });
     await verify(secret, 2);
