@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { access, chmod, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { access, chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -103,6 +103,8 @@ test('what it links to in the repository is there, and it says how to test and u
   const links = [...readme.matchAll(/\]\((?!https?:)([^)#]+)\)/g)].map(([, path = '']) => path);
   expect(links.length).toBeGreaterThan(8);
   for (const path of links) await access(join(ROOT, path));
+  // Each page of the docs can be reached from here.
+  for (const page of await readdir(join(ROOT, 'docs'))) expect(links).toContain(`docs/${page}`);
   expect(readme).toContain('npm ci && npm test');
   expect(readme).toContain('[MIT](LICENSE)');
 });
