@@ -25,9 +25,11 @@ export function rateLimitFields(verdict: VerifyAnswer, nowEpochSeconds: number):
 
   const policies = policiesOf(verdict, nowEpochSeconds);
   if (policies.length > 0) {
-    fields['ratelimit-policy'] = policies.map(({ name, limit, windowSeconds }) => item(name, { q: limit, w: windowSeconds })).join(', ');
+    fields['ratelimit-policy'] = policies
+      .map(({ name, limit, windowSeconds }) => `"${name}";q=${limit}${parameter('w', windowSeconds)}`)
+      .join(', ');
     fields['ratelimit'] = policies
-      .map(({ name, remaining, effectiveSeconds }) => item(name, { r: remaining, t: effectiveSeconds }))
+      .map(({ name, remaining, effectiveSeconds }) => `"${name}";r=${remaining}${parameter('t', effectiveSeconds)}`)
       .join(', ');
   }
   const refusing = refusingPolicy(verdict);
@@ -68,8 +70,7 @@ function refusingPolicy({ refusedBy }: Pick<VerifyAnswer, 'refusedBy'>): string 
   return 'quota' in refusedBy ? refusedBy.quota : refusedBy.limit;
 }
 
-/** An item of a structured field's list (RFC 9651): a string with integers as parameters. */
-function item(name: string, parameters: Readonly<Record<string, number | null>>): string {
-  const given = Object.entries(parameters).flatMap(([parameter, value]) => (value === null ? [] : [`;${parameter}=${value}`]));
-  return `"${name}"${given.join('')}`;
+/** An integer parameter of an item of a structured field (RFC 9651). By hand, as every verification has such fields. */
+function parameter(name: string, value: number | null): string {
+  return value === null ? '' : `;${name}=${value}`;
 }
