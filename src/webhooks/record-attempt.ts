@@ -47,7 +47,7 @@ export async function recordAttempt(db: Kysely<Tables>, delivery: ClaimedDeliver
     UPDATE webhook_health h SET
       failing_since = CASE WHEN ${delivered}::boolean THEN NULL ELSE coalesce(h.failing_since, c.now) END,
       troubled = ${!delivered || posted.durationMs > SLOW_MS}::boolean,
-      rests_until = ${rest}
+      rests_until = coalesce(${rest}, h.rests_until)
     FROM clock c WHERE h.endpoint_id = ${delivery.endpointId}::uuid
     RETURNING (extract(epoch FROM c.now - h.failing_since) * 1000)::double precision AS failing_ms`.execute(db);
   return { failingForMs: rows[0]?.failing_ms ?? null };
