@@ -2,6 +2,7 @@ import { headPosition } from '../ledger/append.ts';
 import type { Database } from '../postgres/pool.ts';
 import { checkBalances } from './check-balances.ts';
 import { checkPositions, checkVersions } from './check-log.ts';
+import { checkPersons } from './check-persons.ts';
 import { checkState } from './check-state.ts';
 import { checkUsage } from './check-usage.ts';
 import type { CheckStep, Finding } from './finding.ts';
@@ -31,6 +32,7 @@ const STEPS: readonly Step[] = [
   ['positions', checkPositions],
   ['versions of streams', (database, _, step) => checkVersions(database, step)],
   ['state and verifiers', (database, _, step) => checkState(database, step)],
+  ['personal keys', (database, _, step) => checkPersons(database, step)],
   ['usage', (database, _, step) => checkUsage(database, step)],
   ['balances', (database, _, step) => checkBalances(database, step)],
 ];

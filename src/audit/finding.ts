@@ -14,6 +14,7 @@ export type FindingKind =
   | 'settlement-differs'
   | 'window-differs'
   | 'balance-differs'
+  | 'archived-differs'
   | 'counter-differs'
   | 'last-used-differs'
   | 'event-parked'

@@ -40,6 +40,7 @@ beforeAll(async () => {
   live = await ledger.newKey({ name: 'live key', limits: { requestsPerMinute: 3 } });
   rotated = await ledger.newKey();
   deleted = await ledger.newKey({ name: 'deleted key' });
+  await ledger.newKey({ name: 'personal key', personal: true });
   done(await keys.regenerate(owner, { id: rotated.keyId, overlapUntil: new Date(Date.now() + 600_000).toISOString() }));
   done(await keys.delete(owner, { id: deleted.keyId, confirmName: 'deleted key' }));
   done(await organizations.addMember(owner, { organizationId: organization.id, role: 'MEMBER' }));
@@ -110,7 +111,7 @@ test('a ledger that was only ever changed by the product has no findings, and pr
     },
   });
   expect(report).toMatchObject({ findings: 0, interrupted: false });
-  expect(new Set(steps)).toEqual(new Set(['positions', 'versions of streams', 'state and verifiers', 'usage']));
+  expect(new Set(steps)).toEqual(new Set(['positions', 'versions of streams', 'state and verifiers', 'personal keys', 'usage']));
 });
 
 test('7.3 while traffic runs there are no findings either', async () => {
@@ -292,6 +293,24 @@ const PLANTED: readonly (readonly [string, FindingKind, RegExp, (admin: pg.Clien
     (admin) => admin.query('UPDATE key_windows SET total = 0 WHERE total > 0'),
   ],
   [
+    'a personal key that was archived though its owner belongs to no team',
+    'archived-differs',
+    /^key /,
+    (admin) => admin.query('UPDATE api_keys SET archived = true WHERE owner_id IS NOT NULL'),
+  ],
+  [
+    'a personal key that passes though its owner has left',
+    'archived-differs',
+    /^key /,
+    (admin) =>
+      admin.query(
+        `INSERT INTO events (position, organization_id, stream, version, type, actor, recorded_at, data)
+         SELECT (SELECT max(position) FROM (SELECT position FROM events UNION ALL SELECT position FROM usage_events) AS p) + 1, organization_id, stream, version + 1,
+           'MembershipEnded', actor, (SELECT max(recorded_at) FROM events), json_build_object('memberId', data ->> 'ownerId')
+         FROM events WHERE type = 'PersonalKeyAdded'`,
+      ),
+  ],
+  [
     'a balance that nobody enabled',
     'balance-differs',
     /^balance of organization number 7$/,
@@ -396,6 +415,7 @@ test('every kind of finding has its damage above, and what was restored in betwe
     'settlement-differs': true,
     'window-differs': true,
     'balance-differs': true,
+    'archived-differs': true,
     'counter-differs': true,
     'last-used-differs': true,
     'event-parked': true,
