@@ -4,6 +4,7 @@ import { checkCommand } from './cli/check.ts';
 import { EXIT, UsageError, type CliCommand, type CliIo } from './cli/command.ts';
 import { columns } from './cli/columns.ts';
 import { explainFailure } from './cli/explain-failure.ts';
+import { importCommand } from './cli/import.ts';
 import { migrateCommand } from './cli/migrate.ts';
 import { rebuildCommand } from './cli/rebuild.ts';
 import { replayCommand } from './cli/replay.ts';
@@ -15,6 +16,7 @@ const COMMANDS: readonly CliCommand[] = [
   migrateCommand,
   bootstrapCommand,
   tokenCommand,
+  importCommand,
   replayCommand,
   rebuildCommand,
   checkCommand,
