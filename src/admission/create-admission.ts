@@ -87,7 +87,7 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
       try {
         const [row] = await connection.query<AdmitRow>(admitBatch(batch, peppers.current.id, blocking));
         if (row === undefined) throw new Error('admit answered no row: the function of migration 0004 was changed.');
-        return toVerdicts(row, await keyFacts.load(wantedFacts(row)));
+        return await told(row);
       } catch (error) {
         if (!isPostgresError(error)) throw error;
         const collided = ['40P01', '40001'].includes(error.code) || isUniqueViolation(error, 'usage_requests_pkey');
@@ -98,6 +98,15 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
         onError(error);
         return batch.length === 1 ? ['failed'] : decideApart(batch);
       }
+    }
+  }
+
+  /** Whatever fails here, the batch is decided, charged and recorded: it must not be decided again. */
+  async function told(row: AdmitRow): Promise<readonly Verdict[]> {
+    try {
+      return toVerdicts(row, await keyFacts.load(wantedFacts(row)));
+    } catch (error) {
+      throw new AdmissionUnavailableError('The database can not answer now; try again.', { retryAfterSeconds: 1, cause: error });
     }
   }
 
