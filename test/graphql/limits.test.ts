@@ -145,6 +145,22 @@ describe('limits', () => {
       expect(answered.headers.get('access-control-allow-origin')).toBe('https://console.example.com');
       expect(answered.headers.get('access-control-allow-credentials')).toBeNull();
     });
+
+    it('a cookie is neither set nor believed, so that no other site can act for a browser', async () => {
+      const viewer = { query: '{ viewer { role } }' };
+      const known = await server.post(viewer, server.ownerToken);
+      expect(known.headers.getSetCookie()).toEqual([]);
+      expect(await known.json()).toEqual({ data: { viewer: { role: 'OWNER' } } });
+      for (const cookie of [
+        `token=${server.ownerToken}`,
+        `authorization=Bearer ${server.ownerToken}`,
+        `Authorization=${server.ownerToken}`,
+      ]) {
+        const answer = await server.post(viewer, null, { cookie });
+        expect(answer.headers.getSetCookie()).toEqual([]);
+        expect(await answer.json()).toMatchObject({ errors: [{ extensions: { code: 'UNAUTHENTICATED' } }] });
+      }
+    });
   });
 
   describe('over WebSocket', () => {
