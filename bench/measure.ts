@@ -19,6 +19,8 @@ export type Slot = {
   readonly requests: readonly (readonly string[])[];
   readonly expect: string;
   readonly connections?: number;
+  /** Not more requests a second than this. */
+  readonly perSecond?: number;
   /** Its projector catches up after the slot, before the next one begins. */
   readonly ledger?: LedgerDatabase | undefined;
   /** Each request once, without warm-up. */
@@ -37,6 +39,7 @@ export async function measure(bench: Bench, slot: Slot, measureMs: number): Prom
     warmUpMs: slot.once === true ? 0 : Math.min(2_000, measureMs / 2),
     measureMs: slot.once === true ? ONCE_LIMIT_MS : measureMs,
     once: slot.once ?? false,
+    perSecond: slot.perSecond,
     expect: slot.expect,
   };
   const marks: Promise<readonly (number | null)[]>[] = [];

@@ -4,6 +4,9 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 
 import { readConfig, type Config } from '../src/config.ts';
+import { defaultConditions } from '../src/domain/alert-defaults.ts';
+import { ALERT_KIND_NAMES } from '../src/domain/alert-schemas.ts';
+import { DEFAULT_SETTINGS } from '../src/domain/organization-settings.ts';
 import { ALL_PERMISSIONS, PERMISSIONS, permissionsOf, ROLES } from '../src/domain/permissions.ts';
 import { PLAN_NAMES, PLANS, type PlanName } from '../src/domain/plan.ts';
 import { REQUEST_REFUSALS, VERIFICATION_REFUSALS } from '../src/domain/refusals.ts';
@@ -12,6 +15,11 @@ import { createMetrics } from '../src/http/metrics.ts';
 const read = (path: string) => readFile(fileURLToPath(new URL(`../${path}`, import.meta.url)), 'utf8');
 
 type Row = readonly string[];
+type DefaultNumbers = {
+  readonly percentages?: readonly number[];
+  readonly days?: readonly number[];
+  readonly minRequests: number | null;
+};
 
 /** The cells of the first table below a marker or heading. */
 function tableBelow(text: string, marker: string): readonly Row[] {
@@ -116,6 +124,17 @@ describe('the docs say what the code says', () => {
     const made = /<<'SQL'\n([^]*?)SQL\n/.exec(await read('docker/postgres-logins.sh'))?.[1] ?? '';
     expect(sql.replaceAll("'…'", '<password>')).toBe(made.replaceAll(/:'\w+'/g, '<password>'));
     expect(sql).toContain('CREATE ROLE keyledger_server NOLOGIN;');
+  });
+
+  test('alerts.md has a row for each kind of rule, with its default', async () => {
+    const rows = tableBelow(await read('docs/alerts.md'), '## The rules');
+    expect(rows.map(([kind]) => kind)).toEqual(ALERT_KIND_NAMES.map((kind) => `\`${kind}\``));
+    for (const { condition } of defaultConditions(DEFAULT_SETTINGS.alertDefaults)) {
+      const { percentages = [], days = [], minRequests } = { minRequests: null, ...condition } as DefaultNumbers;
+      const row = rows.find(([kind]) => kind === `\`${condition.kind}\``);
+      for (const number of [...percentages, ...days, minRequests].filter((value) => value !== null))
+        expect(row?.[3]).toMatch(new RegExp(`\\b${number}\\b`));
+    }
   });
 
   test('data-plane.md: windows and sub-buckets are those of the migration', async () => {

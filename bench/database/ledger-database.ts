@@ -67,7 +67,7 @@ export async function createLedgerDatabase(postgres: BenchPostgres, name: string
     const permissions = ['keys:verify', 'usage:write'];
     done(await createTokenCommands(context).create(null, { organizationId, name: 'Gateway', permissions }, token));
     const reader = newAccessToken(randomBytes(32));
-    const reading = ['organization:read', 'keys:read', 'keys:write', 'usage:read', 'log:read'];
+    const reading = ['organization:read', 'keys:read', 'keys:write', 'usage:read', 'alerts:read', 'log:read'];
     done(await createTokenCommands(context).create(null, { organizationId, name: 'Console', permissions: reading }, reader));
     const { categoryOf, onProgress } = options;
     const keys = await seedKeys(database, { organizationId, peppers, count: options.keys, categoryOf, onProgress });

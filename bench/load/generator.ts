@@ -24,6 +24,7 @@ function run(plan: LoadPlan): Promise<LoadResult> {
   let failed = 0;
   let lost = 0;
   let underWay = 0;
+  let scheduled = 0;
   let lastMs = startMs;
   let sampleFailure: string | null = null;
 
@@ -42,6 +43,11 @@ function run(plan: LoadPlan): Promise<LoadResult> {
   function open({ port, next }: (typeof feeds)[number]): void {
     let sentMs = 0;
     const proceed = (nowMs: number): void => {
+      const dueMs = plan.perSecond === undefined ? nowMs : startMs + (scheduled++ * 1000) / plan.perSecond;
+      if (dueMs < nowMs + 1) send(nowMs);
+      else setTimeout(() => send(performance.now()), dueMs - nowMs);
+    };
+    const send = (nowMs: number): void => {
       const request = nowMs < measureTo ? next() : undefined;
       if (request === undefined) return finishIfIdle();
       underWay++;

@@ -11,6 +11,8 @@ export type LoadPlan = {
   readonly measureMs: number;
   /** Sends each request of each target once and stops; everything is measured, `measureMs` is then the limit. */
   readonly once: boolean;
+  /** Requests a second in all, evenly spread, where the connections could send more; undefined: as many as they can. */
+  readonly perSecond?: number | undefined;
   /** What an answer that counts as a success has in it. */
   readonly expect: string;
 };

@@ -1,4 +1,5 @@
 import type { Scenario } from '../bench.ts';
+import { alerts } from './alerts.ts';
 import { alone } from './alone.ts';
 import { bigLog } from './big-log.ts';
 import { cold } from './cold.ts';
@@ -21,4 +22,5 @@ export const SCENARIOS: readonly Scenario[] = [
   storage,
   bigLog,
   statistics,
+  alerts,
 ];

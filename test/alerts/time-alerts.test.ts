@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
+import { defaultRuleId } from '../../src/domain/alert-rule.ts';
 import { encodeGlobalId } from '../../src/graphql/global-id.ts';
 import { done } from '../support/ledger.ts';
 import { openAlertingServer, type AlertingServer, type Raised } from './alerting-server.ts';
@@ -25,7 +26,12 @@ describe('6.1 what time alone brings', () => {
     expect(stream.seen).toEqual([]);
     await server.clock().advance(7 * DAY_MS);
     await stream.until(1);
-    expect(stream.seen[0]?.alert).toMatchObject({ kind: 'EXPIRING_SOON', severity: 'WARNING', details: { days: 14 } });
+    expect(stream.seen[0]?.alert).toMatchObject({
+      kind: 'EXPIRING_SOON',
+      severity: 'WARNING',
+      details: { days: 14 },
+      rule: { kind: 'EXPIRING_SOON', isDefault: true },
+    });
     expect(stream.seen[0]?.alert.message).toMatch(/^Key "short lived" expires in 12 days, at \d{4}-/);
     await server.clock().advance(2 * DAY_MS);
     const expiresAt = await inDays(0.9);
@@ -92,6 +98,22 @@ describe('6.1 what time alone brings', () => {
     await expect.poll(() => about(stream.seen, ofCategory.keyId).length, { timeout: 5000 }).toBe(1);
     expect(about(stream.seen, ofItself.keyId)).toEqual([]);
     expect(about(stream.seen, elsewhere.keyId)).toEqual([]);
+    await stream.end();
+  });
+
+  it('6.1 a default rule that was changed is looked for as it was set, and one that was disabled not at all', async () => {
+    const stream = await server.follow();
+    const rule = (kind: 'EXPIRING_SOON' | 'UNUSED_KEY') => encodeGlobalId('AlertRule', defaultRuleId(server.ledger.organization.id, kind));
+    await server.mutate('updateAlertRule', { id: rule('EXPIRING_SOON'), days: [30, 3] }, 'alertRule { days }');
+    const key = await server.ledger.newKey({ expiresAt: await inDays(20) });
+    await stream.until(1);
+    expect(about(stream.seen, key.keyId).map(({ alert }) => alert.details['days'])).toEqual([30]);
+    await server.mutate('updateAlertRule', { id: rule('EXPIRING_SOON'), enabled: false }, 'alertRule { enabled }');
+    await server.clock().advance(18 * DAY_MS);
+    const witness = await server.ledger.newKey({ rotateEveryDays: 1 });
+    await server.clock().advance(1.5 * DAY_MS);
+    await expect.poll(() => about(stream.seen, witness.keyId).length, { timeout: 5000 }).toBe(1);
+    expect(about(stream.seen, key.keyId)).toHaveLength(1);
     await stream.end();
   });
 });
