@@ -64,7 +64,8 @@ type Verdict = { readonly decided: Decided; readonly key: KeyFacts | null; reado
 export function createAdmission(options: AdmissionOptions): Admission & { readonly gauges: AdmissionGauges } {
   const { database, peppers, onError, blocking = ADDRESS_BLOCKING } = options;
   const connection = openPipelinedConnection({
-    // Planned once and never again: planning `admit` costs more than running it. Its estimates are of arrays, so JIT would be wrong each time.
+    // Planned once and never again: planning `admit` costs more than running it. Its estimates are of arrays, so JIT would be wrong each time. Nested loops
+    // alone: by them rows are locked in the order of keys; a hash join takes them as they come, and then servers wait for each other in a circle.
     config: {
       ...options.connection,
       options: `${options.connection.options ?? ''} -c plan_cache_mode=force_generic_plan -c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off`,

@@ -118,6 +118,7 @@ test('its glossary has the words of the domain, one line each', () => {
     'verifier',
     'organization',
     'member',
+    'team',
     'actor',
     'event',
     'position',
