@@ -10,7 +10,7 @@ import { defaultRuleId } from '../../src/domain/alert-rule.ts';
 import type { AlertFinding } from '../../src/domain/alert.ts';
 import { clientConfig } from '../../src/postgres/client-config.ts';
 import { eventually } from '../graphql/graphql-server.ts';
-import { asAdmin } from '../support/database.ts';
+import { asAdmin, backendPids } from '../support/database.ts';
 import { openTestLedger, type TestLedger } from '../support/ledger.ts';
 import { installTestClock } from '../support/test-clock.ts';
 
@@ -149,6 +149,10 @@ describe('6.2 an alert is raised once per rule, key and window', () => {
       await eventually('its successor is about to raise the same', async () => (await raisingServers()).includes(successor.name));
       expect((await raisingServers()).toSorted()).toEqual([victim.name, successor.name].toSorted());
       await blocker.query('COMMIT');
+      await eventually(
+        'the statement of the dead server has ended',
+        async () => (await backendPids(ledger.testDatabase, victim.name)).length === 0,
+      );
       await eventually('the log is evaluated', async () => {
         const { rows } = await ledger.database.pool.query<{ done: boolean }>(
           "SELECT position >= (SELECT max(position) FROM usage_events) AS done FROM alert_progress WHERE name = 'windows'",

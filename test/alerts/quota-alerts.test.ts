@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { encodeGlobalId } from '../../src/graphql/global-id.ts';
+import { headPosition } from '../../src/ledger/append.ts';
 import { at, listAt, textAt } from '../graphql/at.ts';
 import type { Update } from '../graphql/graphql-server.ts';
 import { done } from '../support/ledger.ts';
@@ -155,4 +156,36 @@ describe('6.1 quota thresholds', () => {
     abort.abort();
     expect(rest).toEqual(positions.slice(-2));
   });
+
+  for (const transport of ['WebSocket', 'SSE'] as const) {
+    it(`6.3 what random disconnects leave of alertRaised, put together, is every alert once, over ${transport}`, async () => {
+      const start = await headPosition(server.ledger.db);
+      const keys = await Promise.all(Array.from({ length: 6 }, () => server.ledger.newKey({ quotas: { total: 2, daily: 4 } })));
+      const writer = (async () => {
+        for (let round = 0; round < 2; round++) for (const { secret } of keys) await server.ledger.verify(secret);
+      })();
+      const expected = 6 * 5;
+      const seen: string[] = [];
+      let after = String(start);
+      while (seen.length < expected) {
+        const abort = new AbortController();
+        const client = transport === 'WebSocket' ? server.socketClient() : null;
+        const variables = { organization: server.organizationId, after };
+        const stream = (client?.iterate({ query: RAISED, variables }) ??
+          server.events(RAISED, variables, abort.signal)) as AsyncIterator<Update>;
+        for (let taken = Math.ceil(Math.random() * 9); taken > 0 && seen.length < expected; taken--) {
+          after = textAt((await stream.next()).value, 'data.alertRaised.position');
+          seen.push(after);
+        }
+        abort.abort();
+        await client?.dispose();
+      }
+      await writer;
+      const { rows } = await server.ledger.database.pool.query<{ position: bigint }>(
+        "SELECT position FROM events WHERE type = 'AlertRaised' AND position > $1 ORDER BY position",
+        [start],
+      );
+      expect(seen).toEqual(rows.map(({ position }) => String(position)));
+    });
+  }
 });
