@@ -33,7 +33,7 @@ export async function expireDueKeys(
     const due = await db
       .selectFrom('api_keys')
       .select(['id', 'organization_id', sql<string>`expires_at::text`.as('due_at')]) // as text: a Date would cut the microseconds off
-      .where('expires_at', '<=', sql<Date>`clock_timestamp()`)
+      .where('expires_at', '<=', sql<Date>`(SELECT ledger_now())`)
       .where('expired_event', '=', false)
       .where('state', '<>', 'deleted')
       .where(sql<boolean>`(expires_at, id) > (${after.at}::timestamptz, ${after.id}::uuid)`)

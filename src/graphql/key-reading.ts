@@ -50,7 +50,7 @@ export type KeyOrder = { readonly field: 'CREATED_AT' | 'NAME' | 'LAST_USED_AT' 
 const COLUMNS = sql`
   k.id, k.number, k.organization_id, k.name, k.type, k.category, k.permissions, k.expires_at, k.profile_id, k.metadata, k.ip_allowlist::text[] AS ip_allowlist, k.allowed_origins,
   k.owner_id, k.archived, k.rotate_every_days, k.masked, k.created_at, k.created_by,
-  CASE WHEN k.state = 'deleted' THEN 'DELETED' WHEN k.expires_at <= statement_timestamp() THEN 'EXPIRED' WHEN k.archived THEN 'INACTIVE' ELSE upper(k.state) END AS status`;
+  CASE WHEN k.state = 'deleted' THEN 'DELETED' WHEN k.expires_at <= (SELECT ledger_now()) THEN 'EXPIRED' WHEN k.archived THEN 'INACTIVE' ELSE upper(k.state) END AS status`;
 
 /** Whether a caller sees every key of its organization, personal keys of others included. */
 export function seesAllKeys(actor: Actor): boolean {
@@ -199,13 +199,13 @@ function matching(filter: KeyFilter): RawBuilder<unknown> {
   if (filter.unusedForDays != null) {
     const days = filter.unusedForDays;
     if (days < 0 || days > 36_500) throw badUserInput("'unusedForDays' takes 0 to 36500.");
-    conditions.push(sql`coalesce(u.last_used_at, k.created_at) < statement_timestamp() - make_interval(days => ${days}::integer)`);
+    conditions.push(sql`coalesce(u.last_used_at, k.created_at) < (SELECT ledger_now()) - make_interval(days => ${days}::integer)`);
   }
   return conditions.length === 0 ? sql`true` : sql.join(conditions, sql` AND `);
 }
 
 function hasStatus(status: KeyStatus): RawBuilder<unknown> {
-  const expired = sql`k.expires_at IS NOT NULL AND k.expires_at <= statement_timestamp()`;
+  const expired = sql`k.expires_at IS NOT NULL AND k.expires_at <= (SELECT ledger_now())`;
   switch (status) {
     case 'DELETED':
       return sql`k.state = 'deleted'`;

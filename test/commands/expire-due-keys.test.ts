@@ -6,6 +6,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { createExpiryLoop, expireDueKeys } from '../../src/commands/expire-due-keys.ts';
 import type { Loop } from '../../src/lib/repeat.ts';
 import { openTestLedger, type TestLedger } from '../support/ledger.ts';
+import { installTestClock } from '../support/test-clock.ts';
 
 let servers: TestLedger[];
 let loops: Loop[];
@@ -34,12 +35,15 @@ async function expiredEvents(ledger: TestLedger) {
 test('each moment of expiry is recorded once, soon, however many servers look', async () => {
   const [first] = servers;
   if (first === undefined) throw new Error('no server');
-  const soon = new Date(Date.now() + 1500).toISOString();
+  const clock = await installTestClock(first.testDatabase);
+  const soon = new Date(Date.now() + 60_000).toISOString();
   const keys = await Promise.all(Array.from({ length: 5 }, () => first.newKey({ expiresAt: soon })));
   await first.newKey({ expiresAt: new Date(Date.now() + 3_600_000).toISOString() });
   const deleted = await first.newKey({ name: 'to be deleted', expiresAt: soon });
   await first.keys.delete(first.owner, { id: deleted.keyId, confirmName: 'to be deleted' });
   const errors: Error[] = [];
+  await clock.advance(60_000);
+  await clock.close();
   loops = servers.map(({ database, keys: commands }) =>
     createExpiryLoop({ database, keys: commands, intervalMs: 50, onError: (error) => errors.push(error) }),
   );
@@ -53,10 +57,11 @@ test('each moment of expiry is recorded once, soon, however many servers look', 
 test('a key whose stream can not be read is reported and does not hold up the others', async () => {
   const [first] = servers;
   if (first === undefined) throw new Error('no server');
-  // Long enough for two keys to be made on a busy machine.
-  const expiresAt = new Date(Date.now() + 3000).toISOString();
+  const clock = await installTestClock(first.testDatabase);
+  const expiresAt = new Date(Date.now() + 60_000).toISOString();
   const keys = [await first.newKey({ expiresAt }), await first.newKey({ expiresAt })];
-  await sleep(Date.parse(expiresAt) - Date.now() + 50);
+  await clock.advance(60_000);
+  await clock.close();
   const errors: Error[] = [];
   const commands = {
     expire: (organizationId: string, keyId: string) =>
