@@ -126,6 +126,10 @@ test('its glossary has the words of the domain, one line each', () => {
     'window',
     'quota',
     'limit',
+    'plan',
+    'profile',
+    'balance',
+    'alert',
     'refusal',
     'settle',
   ]);
