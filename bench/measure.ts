@@ -23,6 +23,8 @@ export type Slot = {
   readonly perSecond?: number;
   /** Its projector catches up after the slot, before the next one begins. */
   readonly ledger?: LedgerDatabase | undefined;
+  /** Hears when the measured time begins and ends. */
+  readonly onPhase?: (phase: 'measuring' | 'measured') => void;
   /** Each request once, without warm-up. */
   readonly once?: boolean;
   /** Hears of every answer, those before and after the measured time too. */
@@ -43,7 +45,10 @@ export async function measure(bench: Bench, slot: Slot, measureMs: number): Prom
     expect: slot.expect,
   };
   const marks: Promise<readonly (number | null)[]>[] = [];
-  const result = await bench.generator.run(plan, () => marks.push(readCpu(bench, slot.subjects)));
+  const result = await bench.generator.run(plan, (phase) => {
+    marks.push(readCpu(bench, slot.subjects));
+    slot.onPhase?.(phase);
+  });
   if (result.failed + result.lost > 0) {
     throw new Error(
       `${slot.name}: ${result.failed} answers were no success and ${result.lost} did not come; the first one: ${result.sampleFailure ?? '(none)'}`,

@@ -24,7 +24,6 @@ function run(plan: LoadPlan): Promise<LoadResult> {
   let failed = 0;
   let lost = 0;
   let underWay = 0;
-  let scheduled = 0;
   let lastMs = startMs;
   let sampleFailure: string | null = null;
 
@@ -40,19 +39,25 @@ function run(plan: LoadPlan): Promise<LoadResult> {
     };
   });
 
-  function open({ port, next }: (typeof feeds)[number]): void {
+  function open({ port, next }: (typeof feeds)[number], index: number): void {
     let sentMs = 0;
-    const proceed = (nowMs: number): void => {
-      const dueMs = plan.perSecond === undefined ? nowMs : startMs + (scheduled++ * 1000) / plan.perSecond;
-      if (dueMs < nowMs + 1) send(nowMs);
-      else setTimeout(() => send(performance.now()), dueMs - nowMs);
-    };
-    const send = (nowMs: number): void => {
+    let turn = 0;
+    /** `fromMs` is when its sender wanted it sent: a request that had to wait for the answer to an earlier one has waited as its sender would have. */
+    const send = (nowMs: number, fromMs: number): void => {
       const request = nowMs < measureTo ? next() : undefined;
       if (request === undefined) return finishIfIdle();
       underWay++;
-      sentMs = nowMs;
+      sentMs = fromMs;
       connection.send(request);
+    };
+    const proceed = (nowMs: number): void => {
+      if (plan.perSecond === undefined) return send(nowMs, nowMs);
+      const dueMs = startMs + ((turn++ * plan.connections + index) * 1000) / plan.perSecond;
+      if (dueMs <= nowMs) return send(nowMs, dueMs);
+      setTimeout(() => {
+        const atMs = performance.now();
+        send(atMs, atMs);
+      }, dueMs - nowMs);
     };
     const connection = openHttpConnection(
       port,
@@ -119,7 +124,7 @@ function run(plan: LoadPlan): Promise<LoadResult> {
 
   for (let index = 0; index < plan.connections; index++) {
     const feed = feeds[index % feeds.length];
-    if (feed !== undefined) open(feed);
+    if (feed !== undefined) open(feed, index);
   }
   return promise;
 }

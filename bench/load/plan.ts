@@ -28,6 +28,7 @@ export type LoadResult = {
   readonly lost: number;
   /** The first answer that was no success. */
   readonly sampleFailure: string | null;
+  /** From the moment at which a request was due, where its connection was still busy then. */
   readonly p50Us: number;
   readonly p99Us: number;
   readonly maxUs: number;

@@ -5,6 +5,7 @@ import { bigLog } from './big-log.ts';
 import { cold } from './cold.ts';
 import { graphql } from './graphql.ts';
 import { ingest } from './ingest.ts';
+import { live } from './live.ts';
 import { statistics } from './statistics.ts';
 import { storage } from './storage.ts';
 import { twoProcesses } from './two-processes.ts';
@@ -23,4 +24,5 @@ export const SCENARIOS: readonly Scenario[] = [
   bigLog,
   statistics,
   alerts,
+  live,
 ];

@@ -9,7 +9,7 @@ import { KEY_LIST_QUESTIONS, LOG_QUESTIONS, USAGE_QUESTIONS, type Question } fro
 
 const CATEGORIES = 100;
 const WARM_UP = 20;
-const ASKED = 200;
+const ASKED = Number(process.env["E_ASKED"] ?? 200);
 
 export type Latency = { readonly p50Ms: number; readonly p99Ms: number; readonly maxMs: number };
 
@@ -47,7 +47,7 @@ export const statistics: Scenario = {
   },
 };
 
-async function timed(port: number, ledger: LedgerDatabase, question: Question, signal: AbortSignal): Promise<Latency> {
+export async function timed(port: number, ledger: LedgerDatabase, question: Question, signal: AbortSignal): Promise<Latency> {
   const latency = createHistogram({ lowest: 1, highest: 60_000_000, figures: 3 });
   const organization = encodeGlobalId('Organization', ledger.organizationId);
   for (let turn = -WARM_UP; turn < ASKED; turn++) {

@@ -1,0 +1,122 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+
+import { encodeGlobalId } from '../../src/graphql/global-id.ts';
+import type { Bench, RowMeasurement, Scenario } from '../bench.ts';
+import type { LedgerDatabase } from '../database/ledger-database.ts';
+import { describe } from '../interleave.ts';
+import { startSubscribers, type Subscribers } from '../load/start-subscribers.ts';
+import type { SubscriberPlan, SubscriberReport } from '../load/subscriber-plan.ts';
+import { measure, type Measured, type Slot } from '../measure.ts';
+import { residentMib } from '../processes/memory.ts';
+import type { Subject } from '../subjects/keyledger-server.ts';
+import { keyledgerSlot } from './slots.ts';
+
+const KEYS = 10_000;
+const SOCKETS = 1_000;
+const WANTED_PER_SECOND = 5_000;
+/** Of what the machine sustains with the sockets open; closer to it, a queue is measured and not the product. */
+const SHARE_OF_CAPACITY = 0.6;
+const PROBE_MS = 6_000;
+/** Keys whose quota is set so that they raise an alert in each slot. */
+const ALERTING_KEYS = 3;
+/** What is under way when the load ends may take so long. */
+const DRAIN_MS = 2_000;
+
+type LiveSlot = {
+  readonly measured: Measured;
+  readonly told: SubscriberReport;
+  readonly memoryMib: { readonly beginning: number; readonly end: number } | null;
+};
+
+/** One server, its load, and a thousand consoles that watch it; the same load without them before each turn. */
+export const live: Scenario = {
+  name: 'live',
+  async run(bench: Bench): Promise<readonly RowMeasurement[]> {
+    const { options, progress, signal } = bench;
+    const ledger = await bench.newLedger('live', { keys: KEYS });
+    const server = await bench.keyledger(ledger);
+    const subscribers = bench.keep(startSubscribers(signal));
+    const plan: SubscriberPlan = {
+      port: server.port,
+      token: ledger.readerToken,
+      organization: encodeGlobalId('Organization', ledger.organizationId),
+      keys: Array.from({ length: SOCKETS }, (_, socket) =>
+        ledger.keys.filter((__, index) => index % SOCKETS === socket).map(({ id }) => encodeGlobalId('ApiKey', id)),
+      ),
+    };
+    const slot = keyledgerSlot(ledger, [server]);
+    await subscribers.open(plan);
+    const probe = await measure(bench, slot, PROBE_MS);
+    await subscribers.close();
+    const perSecond = Math.min(WANTED_PER_SECOND, Math.floor(probe.perSecond * SHARE_OF_CAPACITY));
+    progress(
+      `  with ${SOCKETS} sockets this machine sustains ${Math.round(probe.perSecond)} verifications/s; the load is ${perSecond}/s${perSecond < WANTED_PER_SECOND ? `, not ${WANTED_PER_SECOND}` : ''}`,
+    );
+    const turns: { without: Measured; watched: LiveSlot }[] = [];
+    for (let turn = 0; turn < options.repetitions; turn++) {
+      const without = await measure(bench, { ...slot, perSecond }, options.seconds * 1000);
+      progress(`  without sockets: ${describe(without)}`);
+      const watched = await watchedSlot(bench, { ledger, server, subscribers, plan, slot: { ...slot, perSecond } });
+      turns.push({ without, watched });
+      const { measured, told, memoryMib } = watched;
+      progress(`  with ${told.sockets} sockets: ${describe(measured)}`);
+      progress(
+        `  ${told.updates} updates, from commit to client p50 ${told.used.p50Ms} ms, p99 ${told.used.p99Ms} ms, at most ${told.used.maxMs} ms; ` +
+          `${told.alerts.count} alerts, p99 ${told.alerts.p99Ms} ms; memory ${memoryMib?.beginning.toFixed(0) ?? '?'} to ${memoryMib?.end.toFixed(0) ?? '?'} MiB`,
+      );
+    }
+    await Promise.all([server.stop(), subscribers.stop()]);
+    const detail = { perSecond, probe, turns };
+    const figures = (figure: (turn: (typeof turns)[number]) => number | null): readonly number[] =>
+      turns.flatMap((turn) => {
+        const value = figure(turn);
+        return value === null ? [] : [value];
+      });
+    const memory = figures(({ watched: { memoryMib } }) => (memoryMib === null ? null : memoryMib.end / memoryMib.beginning));
+    return [
+      { row: 'live', values: figures(({ watched }) => watched.told.used.p99Ms), detail },
+      { row: 'live-verify', values: figures(({ without, watched }) => watched.measured.p99Us / without.p99Us), detail: { perSecond } },
+      ...(memory.length === 0 ? [] : [{ row: 'live-memory' as const, values: memory, detail: { perSecond } }]),
+    ];
+  },
+};
+
+type Watched = {
+  readonly ledger: LedgerDatabase;
+  readonly server: Subject;
+  readonly subscribers: Subscribers;
+  readonly plan: SubscriberPlan;
+  readonly slot: Slot;
+};
+
+async function watchedSlot(bench: Bench, { ledger, server, subscribers, plan, slot }: Watched): Promise<LiveSlot> {
+  await subscribers.open(plan);
+  await armAlerts(ledger);
+  const memory: Promise<number | null>[] = [];
+  const measured = await measure(
+    bench,
+    {
+      ...slot,
+      onPhase(phase) {
+        if (phase === 'measuring') subscribers.reset();
+        memory.push(residentMib(server.pid));
+      },
+    },
+    bench.options.seconds * 1000,
+  );
+  await sleep(DRAIN_MS, undefined, { signal: bench.signal });
+  const told = await subscribers.report();
+  await subscribers.close();
+  if (told.failures > 0) throw new Error(`${told.failures} sockets or subscriptions failed; the first one: ${told.sampleFailure ?? '(none)'}`);
+  if (told.updates === 0) throw new Error('nobody was told anything');
+  const [beginning, end] = await Promise.all(memory);
+  return { measured, told, memoryMib: beginning == null || end == null ? null : { beginning, end } };
+}
+
+/** Gives some keys the quota of which three more requests use half, as an owner could at any moment. */
+async function armAlerts({ owner, keys }: LedgerDatabase): Promise<void> {
+  await owner.query(
+    `UPDATE api_keys k SET quota_daily = 2 * (w.day_closed + w.half_hour_count + 3) FROM key_windows w WHERE w.key = k.number AND k.number = ANY ($1)`,
+    [keys.slice(0, ALERTING_KEYS).map(({ number }) => number)],
+  );
+}
