@@ -9,7 +9,7 @@ import { KEY_LIST_QUESTIONS, LOG_QUESTIONS, USAGE_QUESTIONS, type Question } fro
 
 const CATEGORIES = 100;
 const WARM_UP = 20;
-const ASKED = Number(process.env["E_ASKED"] ?? 200);
+const ASKED = 200;
 
 export type Latency = { readonly p50Ms: number; readonly p99Ms: number; readonly maxMs: number };
 
