@@ -17,8 +17,9 @@ const WANTED_PER_SECOND = 5_000;
 /** Of what the machine sustains with the sockets open; closer to it, a queue is measured and not the product. */
 const SHARE_OF_CAPACITY = 0.6;
 const PROBE_MS = 6_000;
-/** Keys whose quota is set so that they raise an alert in each slot. */
+/** Keys whose quota is set so that they raise an alert in the middle of each slot. */
 const ALERTING_KEYS = 3;
+const WARM_UP_SECONDS = 2;
 /** What is under way when the load ends may take so long. */
 const DRAIN_MS = 2_000;
 
@@ -91,7 +92,9 @@ type Watched = {
 
 async function watchedSlot(bench: Bench, { ledger, server, subscribers, plan, slot }: Watched): Promise<LiveSlot> {
   await subscribers.open(plan);
-  await armAlerts(ledger);
+  // The load goes through the keys in order, from the first one.
+  const due = Math.floor((slot.perSecond ?? 0) * (WARM_UP_SECONDS + bench.options.seconds / 2));
+  await armAlerts(ledger, due % ledger.keys.length);
   const memory: Promise<number | null>[] = [];
   const measured = await measure(
     bench,
@@ -107,16 +110,18 @@ async function watchedSlot(bench: Bench, { ledger, server, subscribers, plan, sl
   await sleep(DRAIN_MS, undefined, { signal: bench.signal });
   const told = await subscribers.report();
   await subscribers.close();
-  if (told.failures > 0) throw new Error(`${told.failures} sockets or subscriptions failed; the first one: ${told.sampleFailure ?? '(none)'}`);
-  if (told.updates === 0) throw new Error('nobody was told anything');
+  if (told.failures > 0)
+    throw new Error(`${told.failures} sockets or subscriptions failed; the first one: ${told.sampleFailure ?? '(none)'}`);
+  if (told.updates === 0) throw new Error('nobody was told of any use');
+  if (told.alerts.count === 0) throw new Error('nobody was told of an alert');
   const [beginning, end] = await Promise.all(memory);
   return { measured, told, memoryMib: beginning == null || end == null ? null : { beginning, end } };
 }
 
-/** Gives some keys the quota of which three more requests use half, as an owner could at any moment. */
-async function armAlerts({ owner, keys }: LedgerDatabase): Promise<void> {
+/** Gives some keys the quota of which one more request uses half, as an owner could at any moment. */
+async function armAlerts({ owner, keys }: LedgerDatabase, first: number): Promise<void> {
   await owner.query(
-    `UPDATE api_keys k SET quota_daily = 2 * (w.day_closed + w.half_hour_count + 3) FROM key_windows w WHERE w.key = k.number AND k.number = ANY ($1)`,
-    [keys.slice(0, ALERTING_KEYS).map(({ number }) => number)],
+    `UPDATE api_keys k SET quota_daily = 2 * (w.day_closed + w.half_hour_count + 1) FROM key_windows w WHERE w.key = k.number AND k.number = ANY ($1)`,
+    [keys.slice(first, first + ALERTING_KEYS).map(({ number }) => number)],
   );
 }

@@ -1,8 +1,10 @@
 import type { LedgerEntry } from '../ledger/read.ts';
+import { shareReads, type SharedReads } from '../lib/share-reads.ts';
 import { loadAlerts, type AlertRow } from './alert-reading.ts';
 import type { Builder } from './builder.ts';
 import { actorOf, type GraphqlContext } from './context.ts';
 import { followLog } from './follow-log.ts';
+import { sightOf } from './key-reading.ts';
 import { ownOrganization } from './ledger-event.ts';
 import type { TypeRefs } from './type-refs.ts';
 
@@ -16,6 +18,7 @@ export function addAlertStream(builder: Builder, types: TypeRefs): void {
       alert: t.field({ type: types.alert, description: 'As it stands now: it may have been acknowledged.', resolve: ({ alert }) => alert }),
     }),
   });
+  const shared = shareReads<readonly (AlertRow | null)[]>();
   builder.subscriptionField('alertRaised', (t) =>
     t.field({
       type: raised,
@@ -28,16 +31,22 @@ export function addAlertStream(builder: Builder, types: TypeRefs): void {
       },
       subscribe: (_root, { organizationId, after }, context) => {
         const filter = { organizationId: ownOrganization(context, organizationId), types: ['AlertRaised'] as const };
-        return followLog(context, { after: after ?? 'now', filter }, (entries) => alertsOf(context, entries));
+        return followLog(context, { after: after ?? 'now', filter }, (entries) => alertsOf(context, entries, shared));
       },
       resolve: (event: Raised) => event,
     }),
   );
 }
 
-async function* alertsOf(context: GraphqlContext, entries: readonly LedgerEntry[]): AsyncGenerator<Raised, void, undefined> {
+async function* alertsOf(
+  context: GraphqlContext,
+  entries: readonly LedgerEntry[],
+  shared: SharedReads<readonly (AlertRow | null)[]>,
+): AsyncGenerator<Raised, void, undefined> {
   const ids = entries.map(({ stream }) => stream.slice('alert:'.length));
-  const alerts = await loadAlerts(context.deps.database.kysely, actorOf(context), ids);
+  const actor = actorOf(context);
+  // All followers of an organization are woken by the same alert.
+  const alerts = await shared(`${sightOf(actor)}/${ids.join()}`, () => loadAlerts(context.deps.database.kysely, actor, ids));
   for (const [index, alert] of alerts.entries()) {
     const position = entries[index]?.position;
     if (alert !== null && position !== undefined) yield { position, alert };

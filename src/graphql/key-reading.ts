@@ -57,6 +57,12 @@ export function seesAllKeys(actor: Actor): boolean {
   return allows(actor, 'keys:write') || actor.role === 'AUDITOR';
 }
 
+/** The same for all callers who see the same keys. */
+export function sightOf(actor: Actor): string {
+  const sees = seesAllKeys(actor) ? 'all' : actor.kind === 'member' ? actor.memberId : 'team';
+  return `${actor.organizationId}/${sees}`;
+}
+
 /** The keys, as `k`, that a caller may see: of its own organization, and of personal keys only its own unless it manages keys or audits. */
 export function visible(actor: Actor): RawBuilder<boolean> {
   const own = sql<boolean>`k.organization_id = ${actor.organizationId}::uuid`;

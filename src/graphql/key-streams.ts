@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { KEY_EVENT_SCHEMAS, streamOf, type EventType } from '../domain/event.ts';
 import { codeOf } from '../domain/usage.ts';
 import { cancellable } from '../lib/cancellable.ts';
+import { shareReads, type SharedReads } from '../lib/share-reads.ts';
 import type { LedgerEntry } from '../ledger/read.ts';
 import type { LogPage } from '../ledger/tail.ts';
 import type { Builder } from './builder.ts';
@@ -11,7 +12,7 @@ import { actorOf, type GraphqlContext } from './context.ts';
 import type { Enums } from './enums.ts';
 import { followLog } from './follow-log.ts';
 import { encodeGlobalId, idOf } from './global-id.ts';
-import { loadKeys, seesAllKeys, type KeyRow } from './key-reading.ts';
+import { loadKeys, seesAllKeys, sightOf, type KeyRow } from './key-reading.ts';
 import { ownOrganization } from './ledger-event.ts';
 import { MAX_PAGE } from './limits.ts';
 import type { TypeRefs } from './type-refs.ts';
@@ -53,6 +54,7 @@ export function addKeyStreams(builder: Builder, enums: Enums, types: TypeRefs): 
     }),
   });
 
+  const shared = shareReads<readonly (KeyRow | null)[]>();
   builder.subscriptionField('apiKeyChanged', (t) =>
     t.field({
       type: change,
@@ -64,7 +66,7 @@ export function addKeyStreams(builder: Builder, enums: Enums, types: TypeRefs): 
       },
       subscribe: (_root, { organizationId, after }, context) => {
         const filter = { organizationId: ownOrganization(context, organizationId), types: KEY_EVENTS };
-        return followLog(context, { after: after ?? 'now', filter }, (entries) => changesOf(context, entries));
+        return followLog(context, { after: after ?? 'now', filter }, (entries) => changesOf(context, entries, shared));
       },
       resolve: (event: KeyChange) => event,
     }),
@@ -93,11 +95,16 @@ export function addKeyStreams(builder: Builder, enums: Enums, types: TypeRefs): 
   );
 }
 
-async function* changesOf(context: GraphqlContext, entries: readonly LedgerEntry[]): AsyncGenerator<KeyChange, void, undefined> {
+async function* changesOf(
+  context: GraphqlContext,
+  entries: readonly LedgerEntry[],
+  shared: SharedReads<readonly (KeyRow | null)[]>,
+): AsyncGenerator<KeyChange, void, undefined> {
   const ids = [...new Set(entries.map(keyIdOf))];
-  const keys = new Map(
-    (await loadKeys(context.deps.database.kysely, actorOf(context), ids)).flatMap((key) => (key === null ? [] : [[key.id, key] as const])),
-  );
+  const actor = actorOf(context);
+  // All followers of an organization are woken by the same change.
+  const found = await shared(`${sightOf(actor)}/${ids.join()}`, () => loadKeys(context.deps.database.kysely, actor, ids));
+  const keys = new Map(found.flatMap((key) => (key === null ? [] : [[key.id, key] as const])));
   for (const entry of entries) {
     const key = keys.get(keyIdOf(entry));
     if (key !== undefined) yield { position: entry.position, type: entry.type, key };
