@@ -4,6 +4,7 @@ import type { AlertFinding } from '../domain/alert.ts';
 import { watches, type AlertRule } from '../domain/alert-rule.ts';
 import {
   ACTIVITY_DAYS,
+  ACTIVITY_MIN_REQUESTS,
   ACTIVITY_WEEKS,
   ACTIVITY_WEEKS_NEEDED,
   unusualActivity,
@@ -55,18 +56,23 @@ export async function raiseUnusualActivity(
 
 const NONE: { readonly hours: Counts; readonly days: Counts } = { hours: new Map(), days: new Map() };
 
-/** Younger keys have not enough history, whatever they do. */
+/**
+ * Keys that the rule can have something to say of; younger ones have not enough history, whatever they do. A surge takes as many requests in this hour, a silence as
+ * many in the same hour of half of the weeks before, of which at least one is then among the last four: so of a hundred thousand keys only those are read
+ * that the hours' BRIN index finds in five hours.
+ */
 async function nextKeys(db: Kysely<Tables>, after: number, hour: Date): Promise<readonly KeyRow[]> {
-  return db
-    .selectFrom('api_keys')
-    .select(['id', 'number', 'organization_id', 'name', 'category', 'created_at'])
-    .where('number', '>', after)
-    .where('state', '=', 'active')
-    .where('archived', '=', false)
-    .where('created_at', '<=', new Date(hour.getTime() - ACTIVITY_WEEKS_NEEDED * WEEK_MS))
-    .orderBy('number')
-    .limit(BATCH)
-    .execute();
+  const hours = [hour.getTime(), ...weeksBefore(hour.getTime()).slice(0, ACTIVITY_WEEKS_NEEDED)].map((ms) => new Date(ms));
+  const { rows } = await sql<KeyRow>`
+    SELECT k.id, k.number, k.organization_id, k.name, k.category, k.created_at FROM api_keys k
+    WHERE k.number > ${after}::integer AND k.state = 'active' AND NOT k.archived
+      AND k.created_at <= ${new Date(hour.getTime() - ACTIVITY_WEEKS_NEEDED * WEEK_MS)}::timestamptz
+      AND k.number IN (
+        SELECT u.key FROM usage_counters u
+        WHERE u.slot = (SELECT slot FROM projections WHERE name = 'usage' AND state = 'live') AND u.grain = ${GRAINS.HOUR}
+          AND u.at = ANY(${hours}::timestamptz[]) AND u.key > 0 AND u.requests >= ${ACTIVITY_MIN_REQUESTS})
+    ORDER BY k.number LIMIT ${BATCH}`.execute(db);
+  return rows;
 }
 
 function rulesFor(key: KeyRow, rules: ReadonlyMap<string, readonly AlertRule[]>): readonly AlertRule[] {
