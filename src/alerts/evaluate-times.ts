@@ -27,11 +27,11 @@ export async function raiseByTime(db: Kysely<Tables>, options: RoundOptions): Pr
 /** The same for the keys that a page of the log has changed, and for organizations whose rules it has, so that nobody waits for the next round. */
 export async function raiseByChange(db: Kysely<Tables>, { after, upTo }: LogPage, options: RoundOptions): Promise<void> {
   const { rows } = await sql<{ keys: readonly string[]; organizations: readonly string[] }>`
-    SELECT coalesce(array_agg(DISTINCT substr(stream, 5)) FILTER (WHERE type IN ('KeyCreated', 'Updated', 'Activated')), '{}') AS keys,
+    SELECT coalesce(array_agg(DISTINCT substr(stream, 5)) FILTER (WHERE type IN ('KeyCreated', 'KeyImported', 'Updated', 'Activated')), '{}') AS keys,
            coalesce(array_agg(DISTINCT organization_id::text) FILTER (WHERE type IN ('AlertRuleSet', 'OrganizationSettingsChanged')), '{}') AS organizations
     FROM events
     WHERE position > ${after}::bigint AND position <= ${upTo}::bigint
-      AND type IN ('KeyCreated', 'Updated', 'Activated', 'AlertRuleSet', 'OrganizationSettingsChanged')`.execute(db);
+      AND type IN ('KeyCreated', 'KeyImported', 'Updated', 'Activated', 'AlertRuleSet', 'OrganizationSettingsChanged')`.execute(db);
   const { keys = [], organizations = [] } = rows[0] ?? {};
   if (keys.length > 0) await raiseOf(db, sql`k.id = ANY(${[...keys]}::uuid[])`, options);
   if (organizations.length > 0) await raiseOf(db, sql`k.organization_id = ANY(${[...organizations]}::uuid[])`, options);

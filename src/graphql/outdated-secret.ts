@@ -33,7 +33,7 @@ export async function readOutdatedSecrets(
     SELECT k.number AS key, e.data ->> 'masked' AS masked, v.expires_at AS works_until, u.recorded_at AS last_used_at
     FROM api_keys k
     JOIN key_verifiers v ON v.key_id = k.id AND NOT v.current AND v.expires_at > (SELECT ledger_now())
-    JOIN events e ON e.stream = 'key:' || k.id AND e.type IN ('KeyCreated', 'Regenerated') AND e.data ->> 'lookupId' = v.lookup_id
+    JOIN events e ON e.stream = 'key:' || k.id AND e.type IN ('KeyCreated', 'KeyImported', 'Regenerated') AND e.data ->> 'lookupId' = v.lookup_id
     LEFT JOIN LATERAL (
       SELECT recorded_at FROM usage_events
       WHERE key = k.number AND code = 0 AND detail = 'outdated secret ' || v.lookup_id ORDER BY position DESC LIMIT 1) AS u ON true

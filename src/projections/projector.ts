@@ -6,6 +6,9 @@ import { checkpointOf, createFolder, type ParkedEvent, type Projection } from '.
 
 const FIRST_RETRY_MS = 100;
 const LONGEST_RETRY_MS = 10_000;
+/** A projection that may rest takes a sixteenth of one connection's time, but never lags longer than this: alerts follow statistics. */
+const REST_FACTOR = 15;
+const LONGEST_REST_MS = 600;
 
 /** How far a projection is behind the log, as this server last saw it. */
 export type ProjectionProgress = {
@@ -85,6 +88,7 @@ function follow(projection: Projection, options: ProjectorOptions, signal: Abort
     let retryMs = FIRST_RETRY_MS;
     while (!signal.aborted) {
       const wake = woken.promise;
+      const began = performance.now();
       try {
         const more = await foldOnce();
         retryMs = FIRST_RETRY_MS;
@@ -96,7 +100,8 @@ function follow(projection: Projection, options: ProjectorOptions, signal: Abort
         retryMs = Math.min(LONGEST_RETRY_MS, retryMs * 2);
         continue;
       }
-      await pause(pauseMs, signal);
+      const restMs = projection.restsInProportion === true ? Math.min(LONGEST_REST_MS, REST_FACTOR * (performance.now() - began)) : 0;
+      await pause(Math.max(pauseMs, restMs), signal);
       await wokenOrLate(wake);
       woken = Promise.withResolvers();
     }

@@ -69,11 +69,15 @@ export function categorized(facts: RawBuilder<unknown>): RawBuilder<unknown> {
   return sql`
     SELECT f.*, CASE WHEN NOT k.changed THEN k.category ELSE (
         SELECT e.data ->> 'category' FROM events e
-        WHERE e.stream = k.stream AND e.position <= f.request AND (e.type = 'KeyCreated' OR ${RECATEGORIZED})
+        WHERE e.stream = k.stream AND e.position <= f.request AND (e.type IN ('KeyCreated', 'KeyImported') OR ${RECATEGORIZED})
         ORDER BY e.version DESC LIMIT 1) END AS category
     FROM ${facts} f LEFT JOIN (
-      SELECT a.number AS key, a.category, 'key:' || a.id AS stream, EXISTS (SELECT FROM events e WHERE e.stream = 'key:' || a.id AND ${RECATEGORIZED}) AS changed
-      FROM (SELECT DISTINCT key FROM ${facts} AS u) AS used JOIN api_keys a ON a.number = used.key
+      SELECT used.key, k.category, k.stream, k.changed
+      FROM (SELECT DISTINCT key FROM ${facts} AS u) AS used
+      -- LIMIT keeps this a look-up for each key, whatever the planner believes about their number.
+      CROSS JOIN LATERAL (
+        SELECT a.category, 'key:' || a.id AS stream, EXISTS (SELECT FROM events e WHERE e.stream = 'key:' || a.id AND ${RECATEGORIZED}) AS changed
+        FROM api_keys a WHERE a.number = used.key LIMIT 1) AS k
     ) AS k ON k.key = f.key`;
 }
 

@@ -15,8 +15,21 @@ type Row = {
 export const USAGE_PROJECTION: Projection = {
   name: 'usage',
   tables: ['usage_counters', 'usage_breakdown', 'key_last_used'],
-  fold: foldUsage,
+  fold: (db, request) => withoutNestedLoops(db, (tx) => foldUsage(tx, request)),
+  restsInProportion: true,
 };
+
+/**
+ * The planner can't know how many events a page has, takes them for a few, and then joins what it grouped in nested loops: time by the square of the page.
+ * What has to be looked up row by row says so itself.
+ */
+function withoutNestedLoops<Result>(db: Kysely<Tables>, work: (tx: Kysely<Tables>) => Promise<Result>): Promise<Result> {
+  const run = async (tx: Kysely<Tables>): Promise<Result> => {
+    await sql`SET LOCAL enable_nestloop = off`.execute(tx);
+    return work(tx);
+  };
+  return db.isTransaction ? run(db) : db.transaction().execute(run);
+}
 
 /**
  * Folds the next page of the log, everything in one statement: lock the checkpoint, read, group, add, move the checkpoint.
