@@ -34,15 +34,17 @@ export const alerts: Scenario = {
     await sleep(1_000);
     const latency = createHistogram({ lowest: 1, highest: 60_000_000, figures: 3 });
     const slot = { ...keyledgerSlot(ledger, [server], loaded), name: 'verify beside alerts', perSecond: LOAD_PER_SECOND };
-    const load = measure(bench, slot, options.seconds * 1000 * options.repetitions);
-    const pauseMs = (options.seconds * 1000 * options.repetitions) / PROBES / 2;
-    for (const probe of probes) {
-      for (const percent of [50, 100]) {
-        const ms = await crossing(server.port, ledger, probe, percent, followed);
-        latency.record(Math.round(ms * 1000));
-        await sleep(Math.max(0, pauseMs - ms));
+    const spanMs = options.seconds * 1000 * options.repetitions;
+    const load = measure(bench, slot, spanMs);
+    // Each probe is used once in the first half and once in the second, on a schedule that waits for no alert: all of it happens beside the load.
+    const crossings: Promise<number>[] = [];
+    for (const percent of [50, 100]) {
+      for (const probe of probes) {
+        crossings.push(crossing(server.port, ledger, probe, percent, followed));
+        await sleep((0.9 * spanMs) / (2 * PROBES));
       }
     }
+    for (const ms of await Promise.all(crossings)) latency.record(Math.round(ms * 1000));
     const loadMeasured = await load;
     await followed.stop();
     await server.stop();
@@ -55,6 +57,10 @@ export const alerts: Scenario = {
     progress(
       `  alert on the socket: p50 ${detail.p50Ms.toFixed(0)} ms, p99 ${detail.p99Ms.toFixed(0)} ms, at most ${detail.maxMs.toFixed(0)} ms, beside ${loadMeasured.perSecond.toFixed(0)} verifications/s`,
     );
+    if (loadMeasured.perSecond < 0.9 * LOAD_PER_SECOND)
+      throw new Error(
+        `${loadMeasured.perSecond.toFixed(0)} verifications/s is all that this machine gave: a figure beside those is not the row's`,
+      );
     return [{ row: 'alert-latency', values: [detail.p99Ms], detail }];
   },
 };
