@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 
+import { createWaker } from '../lib/waker.ts';
 import type { Database } from '../postgres/pool.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { asLeader } from './as-leader.ts';
@@ -41,7 +42,7 @@ export function followLogPages(options: PageFollowerOptions): PageFollower {
   const { database, pollMs, pauseMs, onError } = options;
   const closing = new AbortController();
   const { signal } = closing;
-  let woken = Promise.withResolvers<void>();
+  const waker = createWaker(signal);
 
   /** True where there is more to see at once. */
   async function look(): Promise<boolean> {
@@ -60,7 +61,6 @@ export function followLogPages(options: PageFollowerOptions): PageFollower {
   async function keepLooking(): Promise<void> {
     let retryMs = FIRST_RETRY_MS;
     while (!signal.aborted) {
-      const wake = woken.promise;
       const began = performance.now();
       try {
         if (await look()) continue;
@@ -74,22 +74,13 @@ export function followLogPages(options: PageFollowerOptions): PageFollower {
       }
       // A look that takes long is followed by a longer pause: alerts take a fifth of one connection's time at most.
       await pause(Math.max(pauseMs, 4 * (performance.now() - began)), signal);
-      await wokenOrLate(wake);
-      woken = Promise.withResolvers();
+      await waker.next(pollMs);
     }
-  }
-
-  async function wokenOrLate(wake: Promise<void>): Promise<void> {
-    const timer = new AbortController();
-    await Promise.race([wake, pause(pollMs, AbortSignal.any([signal, timer.signal]))]);
-    timer.abort();
   }
 
   const ended = keepLooking();
   return {
-    wake: () => {
-      woken.resolve();
-    },
+    wake: () => waker.wake(),
     async stop() {
       closing.abort();
       await ended;

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Kysely } from 'kysely';
 
+import { createWaker } from '../lib/waker.ts';
 import { cancellable } from '../lib/cancellable.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { headPosition } from './append.ts';
@@ -50,7 +51,7 @@ export function openTail({ db, pollMs, onError }: TailOptions): Tail {
   const closing = new AbortController();
   const recent = createRecentEntries(RECENT_ENTRIES, 0n);
   let followers = 0;
-  let woken = Promise.withResolvers<void>();
+  const waker = createWaker(closing.signal);
   const waiting = createWaitingFollowers();
 
   async function readNew(): Promise<void> {
@@ -67,15 +68,13 @@ export function openTail({ db, pollMs, onError }: TailOptions): Tail {
 
   async function keepReading(): Promise<void> {
     while (!closing.signal.aborted) {
-      const wait = woken.promise;
       try {
         if (followers > 0) await readNew();
       } catch (error) {
         if (closing.signal.aborted) return;
         onError(error as Error);
       }
-      await Promise.race([wait, sleep(pollMs, undefined, { signal: closing.signal }).catch(() => undefined)]);
-      woken = Promise.withResolvers();
+      await waker.next(pollMs);
     }
   }
 
@@ -137,12 +136,9 @@ export function openTail({ db, pollMs, onError }: TailOptions): Tail {
       const ends = signal === undefined ? closing.signal : AbortSignal.any([closing.signal, signal]);
       return cancellable((inner) => follow(after, filter, inner), ends);
     },
-    wake: () => {
-      woken.resolve();
-    },
+    wake: () => waker.wake(),
     async close() {
       closing.abort();
-      woken.resolve();
       await loop;
     },
   };

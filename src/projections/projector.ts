@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { createWaker } from '../lib/waker.ts';
 import { headPosition } from '../ledger/append.ts';
 import type { Database } from '../postgres/pool.ts';
 import { checkpointOf, createFolder, type ParkedEvent, type Projection } from './projection.ts';
@@ -67,7 +68,7 @@ function follow(projection: Projection, options: ProjectorOptions, signal: Abort
   const { database, pollMs, pauseMs = 100, onError, onPoisoned } = options;
   const { name } = projection;
   const foldNext = createFolder(projection, 'live');
-  let woken = Promise.withResolvers<void>();
+  const waker = createWaker(signal);
   let seen: ProjectionProgress = { name, position: null, head: null, checkedAt: null };
 
   /** True where there is more to fold at once. */
@@ -87,7 +88,6 @@ function follow(projection: Projection, options: ProjectorOptions, signal: Abort
   async function keepFolding(): Promise<void> {
     let retryMs = FIRST_RETRY_MS;
     while (!signal.aborted) {
-      const wake = woken.promise;
       const began = performance.now();
       try {
         const more = await foldOnce();
@@ -102,21 +102,12 @@ function follow(projection: Projection, options: ProjectorOptions, signal: Abort
       }
       const restMs = projection.restsInProportion === true ? Math.min(LONGEST_REST_MS, REST_FACTOR * (performance.now() - began)) : 0;
       await pause(Math.max(pauseMs, restMs), signal);
-      await wokenOrLate(wake);
-      woken = Promise.withResolvers();
+      await waker.next(pollMs);
     }
   }
 
-  async function wokenOrLate(wake: Promise<void>): Promise<void> {
-    const timer = new AbortController();
-    await Promise.race([wake, pause(pollMs, AbortSignal.any([signal, timer.signal]))]);
-    timer.abort();
-  }
-
   return {
-    wake: () => {
-      woken.resolve();
-    },
+    wake: () => waker.wake(),
     progress: () => seen,
     ended: keepFolding(),
   };

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { createWaker } from '../lib/waker.ts';
 import type { Peppers } from '../identity/pepper.ts';
 import type { Database } from '../postgres/pool.ts';
 import type { AddressPolicy } from './address-policy.ts';
@@ -61,12 +62,11 @@ export function createDeliverer(options: DelivererOptions): Deliverer {
   const closing = new AbortController();
   const breakingOff = new AbortController();
   const underWay = new Map<ClaimedDelivery, { readonly startedAt: number; readonly ended: Promise<void> }>();
-  let woken = Promise.withResolvers<void>();
+  const waker = createWaker(closing.signal);
 
   async function keepDelivering(): Promise<void> {
     await reseal();
     while (!closing.signal.aborted) {
-      const wait = woken.promise;
       let pauseMs = pollMs;
       try {
         await cancelOrphans(db);
@@ -78,11 +78,7 @@ export function createDeliverer(options: DelivererOptions): Deliverer {
         onError(error as Error);
         pauseMs = ERROR_PAUSE_MS;
       }
-      const timer = new AbortController();
-      const paused = sleep(pauseMs, undefined, { signal: AbortSignal.any([closing.signal, timer.signal]) }).catch(() => undefined);
-      await Promise.race([wait, paused]);
-      timer.abort();
-      woken = Promise.withResolvers();
+      await waker.next(pauseMs);
     }
   }
 
@@ -118,7 +114,7 @@ export function createDeliverer(options: DelivererOptions): Deliverer {
       .catch(onError)
       .finally(() => {
         underWay.delete(delivery);
-        woken.resolve();
+        waker.wake();
       });
     underWay.set(delivery, { startedAt: performance.now(), ended });
   }
@@ -166,13 +162,10 @@ export function createDeliverer(options: DelivererOptions): Deliverer {
 
   const loop = keepDelivering();
   return {
-    wake: () => {
-      woken.resolve();
-    },
+    wake: () => waker.wake(),
     underWay: () => underWay.size,
     async stop() {
       closing.abort();
-      woken.resolve();
       await loop;
       const farewell = new AbortController();
       const patience = sleep(FAREWELL_MS, undefined, { signal: farewell.signal }).catch(() => undefined);
