@@ -6,6 +6,7 @@ import { raiseByChange } from './evaluate-times.ts';
 import { evaluateWindows } from './evaluate-windows.ts';
 import { followLogPages } from './follow-log-pages.ts';
 import { createRaiseAlerts } from './raise-alerts.ts';
+import { readTouched } from './read-touched.ts';
 import { createTimeLoop } from './time-loop.ts';
 
 /** Everything that raises alerts. Any number of servers run it. */
@@ -25,10 +26,10 @@ export type AlertingOptions = {
 };
 
 const SECOND_MS = 1000;
-/** At 5,000 requests/s a look then takes some 750 of them, and an alert is with its reader well within a second. */
-const WINDOWS_PAUSE_MS = 150;
+/** At 5,000 requests/s a look then takes some hundreds of them, and an alert is with its reader well within a second. */
+const WINDOWS_PAUSE_MS = 100;
 /** Statistics are folded every 200 ms under load; together that stays within a second, too. */
-const STATISTICS_PAUSE_MS = 250;
+const STATISTICS_PAUSE_MS = 200;
 
 export function createAlerting({ database, pollMs, timeMs = 60 * SECOND_MS, onError }: AlertingOptions): Alerting {
   const raise = createRaiseAlerts(database.kysely);
@@ -42,9 +43,10 @@ export function createAlerting({ database, pollMs, timeMs = 60 * SECOND_MS, onEr
     pollMs,
     pauseMs: WINDOWS_PAUSE_MS,
     work: async (db, page) => {
-      await raise(await evaluateWindows(db, page));
-      await raise(await evaluateBalances(db, page));
-      await raiseByChange(db, page, { raise, signal: closing.signal, keepLeading: () => Promise.resolve() });
+      const touched = await readTouched(db, page);
+      await raise(await evaluateWindows(db, touched));
+      await raise(await evaluateBalances(db, touched));
+      await raiseByChange(db, touched, { raise, signal: closing.signal, keepLeading: () => Promise.resolve() });
     },
     onError: failed('quotas, limits and balances'),
   });

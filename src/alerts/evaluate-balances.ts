@@ -3,26 +3,24 @@ import { sql, type Kysely } from 'kysely';
 import type { AlertFinding } from '../domain/alert.ts';
 import { balanceFindings } from '../domain/balance-alerts.ts';
 import type { Tables } from '../postgres/tables.ts';
-import type { LogPage } from './follow-log-pages.ts';
 import { loadRules } from './load-rules.ts';
+import type { Touched } from './read-touched.ts';
 
 type Row = { readonly id: string; readonly micros: bigint; readonly funded_at: bigint };
 
 /** What the balances raise of those organizations whose keys a page of the log has used, or whose rules it has changed. */
-export async function evaluateBalances(db: Kysely<Tables>, { after, upTo }: LogPage): Promise<readonly AlertFinding[]> {
+export async function evaluateBalances(
+  db: Kysely<Tables>,
+  { usedOrganizations, ruledOrganizations }: Touched,
+): Promise<readonly AlertFinding[]> {
+  if (usedOrganizations.length + ruledOrganizations.length === 0) return [];
   const { rows } = await sql<Row>`
-    WITH touched AS MATERIALIZED (
-      SELECT DISTINCT u.organization FROM usage_events u WHERE u.position > ${after}::bigint AND u.position <= ${upTo}::bigint
-    UNION
-      SELECT o.number FROM events e JOIN organizations o ON o.id = e.organization_id
-      WHERE e.position > ${after}::bigint AND e.position <= ${upTo}::bigint AND e.type = 'AlertRuleSet'
-    )
     SELECT o.id, b.micros, coalesce(f.position, 0) AS funded_at
-    FROM touched t JOIN balances b ON b.organization = t.organization JOIN organizations o ON o.number = t.organization
+    FROM balances b JOIN organizations o ON o.number = b.organization
     LEFT JOIN LATERAL (
-      SELECT e.position FROM events e WHERE e.stream = 'organization:' || o.id AND e.type = 'FundsAdded' ORDER BY e.version DESC LIMIT 1) AS f ON true`.execute(
-    db,
-  );
+      SELECT e.position FROM events e WHERE e.stream = 'organization:' || o.id AND e.type = 'FundsAdded' ORDER BY e.version DESC LIMIT 1) AS f ON true
+    WHERE b.organization = ANY(${[...usedOrganizations]}::integer[]) OR o.id = ANY(${[...ruledOrganizations]}::uuid[])`.execute(db);
+  if (rows.length === 0) return [];
   const rules = await loadRules(
     db,
     rows.map(({ id }) => id),

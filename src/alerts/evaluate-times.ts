@@ -3,7 +3,7 @@ import { sql, type Kysely, type RawBuilder } from 'kysely';
 import { timeFinding, TIME_KINDS, type TimeFacts, type TimeKind } from '../domain/time-alerts.ts';
 import { databaseNow } from '../ledger/run-command.ts';
 import type { Tables } from '../postgres/tables.ts';
-import type { LogPage } from './follow-log-pages.ts';
+import type { Touched } from './read-touched.ts';
 import type { RoundOptions } from './round-options.ts';
 
 const BATCH = 500;
@@ -25,16 +25,10 @@ export async function raiseByTime(db: Kysely<Tables>, options: RoundOptions): Pr
 }
 
 /** The same for the keys that a page of the log has changed, and for organizations whose rules it has, so that nobody waits for the next round. */
-export async function raiseByChange(db: Kysely<Tables>, { after, upTo }: LogPage, options: RoundOptions): Promise<void> {
-  const { rows } = await sql<{ keys: readonly string[]; organizations: readonly string[] }>`
-    SELECT coalesce(array_agg(DISTINCT substr(stream, 5)) FILTER (WHERE type IN ('KeyCreated', 'KeyImported', 'Updated', 'Activated')), '{}') AS keys,
-           coalesce(array_agg(DISTINCT organization_id::text) FILTER (WHERE type IN ('AlertRuleSet', 'OrganizationSettingsChanged')), '{}') AS organizations
-    FROM events
-    WHERE position > ${after}::bigint AND position <= ${upTo}::bigint
-      AND type IN ('KeyCreated', 'KeyImported', 'Updated', 'Activated', 'AlertRuleSet', 'OrganizationSettingsChanged')`.execute(db);
-  const { keys = [], organizations = [] } = rows[0] ?? {};
-  if (keys.length > 0) await raiseOf(db, sql`k.id = ANY(${[...keys]}::uuid[])`, options);
-  if (organizations.length > 0) await raiseOf(db, sql`k.organization_id = ANY(${[...organizations]}::uuid[])`, options);
+export async function raiseByChange(db: Kysely<Tables>, touched: Touched, options: RoundOptions): Promise<void> {
+  const { changedKeys, ruledOrganizations } = touched;
+  if (changedKeys.length > 0) await raiseOf(db, sql`k.id = ANY(${[...changedKeys]}::uuid[])`, options);
+  if (ruledOrganizations.length > 0) await raiseOf(db, sql`k.organization_id = ANY(${[...ruledOrganizations]}::uuid[])`, options);
 }
 
 async function raiseOf(db: Kysely<Tables>, among: RawBuilder<unknown>, { raise, keepLeading, signal }: RoundOptions): Promise<void> {
