@@ -1,3 +1,5 @@
+import { streamOf } from '../domain/event.ts';
+
 /** What a global id can stand for. */
 export const NODE_TYPES = [
   'ApiKey',
@@ -12,7 +14,8 @@ export const NODE_TYPES = [
   'WebhookDelivery',
 ] as const;
 export type NodeType = (typeof NODE_TYPES)[number];
-export type IdType = NodeType;
+/** Beside these a person, who spans organizations: the log is about them, and they can be looked up in no organization. */
+export type IdType = NodeType | 'Person';
 
 const UUID = '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}';
 const SHAPES: Readonly<Record<IdType, RegExp>> = {
@@ -26,6 +29,7 @@ const SHAPES: Readonly<Record<IdType, RegExp>> = {
   WebhookEndpoint: new RegExp(`^${UUID}$`),
   WebhookDelivery: new RegExp(`^${UUID}$`),
   Profile: new RegExp(`^${UUID}$`),
+  Person: new RegExp(`^${UUID}$`),
 };
 
 /** Relay's global id: base64 of `<type>:<id>`. Clients must treat it as opaque. */
@@ -56,31 +60,37 @@ export function splitMemberId(id: string): { readonly organizationId: string; re
   return { organizationId, memberId };
 }
 
+/** What the streams of each kind tell about. */
+const SUBJECTS: ReadonlyMap<string, IdType> = new Map(
+  Object.entries({
+    organization: 'Organization',
+    token: 'AccessToken',
+    profile: 'Profile',
+    key: 'ApiKey',
+    alertRule: 'AlertRule',
+    alert: 'Alert',
+    person: 'Person',
+    webhook: 'WebhookEndpoint',
+  } as const satisfies Readonly<Record<keyof typeof streamOf, IdType>>).map(([kind, type]) => [
+    streamOf[kind as keyof typeof streamOf](''),
+    type,
+  ]),
+);
+const PREFIXES: ReadonlyMap<IdType, string> = new Map([...SUBJECTS].map(([prefix, type]) => [type, prefix]));
+
 /** The global id of what a stream of the log tells about. */
 export function subjectOfStream(stream: string): string {
-  const colon = stream.indexOf(':');
-  const kind = stream.slice(0, colon);
-  const id = stream.slice(colon + 1);
-  if (kind === 'key') return encodeGlobalId('ApiKey', id);
-  if (kind === 'token') return encodeGlobalId('AccessToken', id);
-  if (kind === 'alert') return encodeGlobalId('Alert', id);
-  if (kind === 'alert-rule') return encodeGlobalId('AlertRule', id);
-  if (kind === 'webhook') return encodeGlobalId('WebhookEndpoint', id);
-  if (kind === 'profile') return encodeGlobalId('Profile', id);
-  if (kind === 'organization') return encodeGlobalId('Organization', id);
-  throw new Error(`The log has a stream '${kind}:…' that GraphQL has no type for.`);
+  const end = stream.indexOf(':') + 1;
+  const type = SUBJECTS.get(stream.slice(0, end));
+  if (type === undefined) throw new Error(`The log has a stream '${stream.slice(0, end)}…' that GraphQL has no type for.`);
+  return encodeGlobalId(type, stream.slice(end));
 }
 
 /** The stream of the log that tells about what a global id stands for; null where it has none. */
 export function streamOfSubject(text: string): string | null {
   const decoded = decodeGlobalId(text);
-  if (decoded?.type === 'ApiKey') return `key:${decoded.id}`;
-  if (decoded?.type === 'AccessToken') return `token:${decoded.id}`;
-  if (decoded?.type === 'Alert') return `alert:${decoded.id}`;
-  if (decoded?.type === 'AlertRule') return `alert-rule:${decoded.id}`;
-  if (decoded?.type === 'WebhookEndpoint') return `webhook:${decoded.id}`;
-  if (decoded?.type === 'Profile') return `profile:${decoded.id}`;
-  return decoded?.type === 'Organization' ? `organization:${decoded.id}` : null;
+  const prefix = decoded === null ? undefined : PREFIXES.get(decoded.type);
+  return decoded === null || prefix === undefined ? null : `${prefix}${decoded.id}`;
 }
 
 function isIdType(text: string): text is IdType {

@@ -22,7 +22,8 @@ export function addLedgerEvent(builder: Builder, enums: Enums, types: TypeRefs) 
       position: t.field({ type: 'Position', resolve: (entry) => entry.position }),
       type: t.field({ type: enums.eventType, resolve: (entry) => entry.type }),
       subjectId: t.id({
-        description: 'Global id of the key, organization, access token or profile that it is about.',
+        description:
+          'Global id of what it is about: a key, the organization, an access token, profile, alert, alert rule or webhook endpoint, or a person, whom `node` does not know.',
         resolve: (entry) => subjectOfStream(entry.stream),
       }),
       at: t.field({ type: 'DateTime', resolve: (entry) => entry.recordedAt }),
@@ -66,7 +67,10 @@ export function logFilterOf(filter: LedgerEventFilter | null | undefined): Pick<
   if (subjects != null && subjects.length > MAX_SUBJECTS) throw badUserInput(`'subjectIds' takes ${MAX_SUBJECTS} ids at most.`);
   const streams = subjects?.map((id) => {
     const stream = streamOfSubject(id);
-    if (stream === null) throw badUserInput(`'subjectIds': '${id.slice(0, 60)}' is no id of a key, organization, access token or profile.`);
+    if (stream === null)
+      throw badUserInput(
+        `'subjectIds': '${id.slice(0, 60)}' is no id of what the log is about: take the 'subjectId' of an event, or the id of a key, for instance.`,
+      );
     return stream;
   });
   return { ...(filter?.types == null ? {} : { types: filter.types }), ...(streams === undefined ? {} : { streams }) };

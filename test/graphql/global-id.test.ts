@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 
-import { decodeGlobalId, encodeGlobalId, idOf, NODE_TYPES } from '../../src/graphql/global-id.ts';
+import { streamOf } from '../../src/domain/event.ts';
+import { decodeGlobalId, encodeGlobalId, idOf, NODE_TYPES, streamOfSubject, subjectOfStream } from '../../src/graphql/global-id.ts';
 import { decimalOfMicros } from '../../src/graphql/usage.ts';
 
 const uuid = '0199b2a4-6f0e-7c3a-9d5e-2f1c8b7a6d54';
@@ -45,6 +46,12 @@ describe('a global id', () => {
       `toString:${uuid}`,
     ];
     for (const text of [...bad, ...made.map((id) => Buffer.from(id).toString('base64'))]) expect(decodeGlobalId(text)).toBeNull();
+  });
+
+  it('stands for each kind of stream that the log has, and leads back to it', () => {
+    for (const name of Object.values(streamOf)) expect(streamOfSubject(subjectOfStream(name(uuid)))).toBe(name(uuid));
+    expect(() => subjectOfStream(`nothing:${uuid}`)).toThrow("'nothing:…'");
+    expect(streamOfSubject(encodeGlobalId('LedgerEvent', '42'))).toBeNull();
   });
 
   it('of another type is none', () => {

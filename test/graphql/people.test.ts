@@ -153,6 +153,18 @@ describe('people and organizations', () => {
       'ARCHIVED',
       'RESTORED',
     ]);
+
+    const log = `query ($o: ID!, $filter: LedgerEventFilter) { node(id: $o) { ... on Organization {
+      ledgerEvents(first: 100, filter: $filter) { edges { node { type subjectId data } } } } } }`;
+    const told = async (token: string, o: string, filter: unknown = null) =>
+      listAt((await server.query(log, { o, filter }, token)).data, 'node.ledgerEvents.edges').map((edge) => textAt(edge, 'node.type'));
+    const whole = await server.query(log, { o: server.organizationId });
+    expect(whole.errors).toEqual([]);
+    const added = listAt(whole.data, 'node.ledgerEvents.edges').find((edge) => at(edge, 'node.type') === 'PERSONAL_KEY_ADDED');
+    const subjectIds = [textAt(added, 'node.subjectId')];
+    expect(await told(server.ownerToken, server.organizationId, { subjectIds })).toEqual(['PERSONAL_KEY_ADDED']);
+    expect(await told(team.token, team.organizationId)).toContain('TEAM_JOINED');
+    expect(await told(team.token, team.organizationId, { subjectIds })).toEqual(['TEAM_JOINED', 'MEMBERSHIP_ENDED']);
   });
 
   async function shown(id: string, token: string): Promise<unknown> {
