@@ -28,7 +28,7 @@ const amount = orNull(
   z
     .union(
       [
-        z.int(),
+        z.int(amountFault),
         z
           .string()
           .regex(/^\d{1,13}$/)

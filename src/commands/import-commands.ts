@@ -75,7 +75,7 @@ export function createImportCommands(context: CommandContext & { readonly keyOpe
                 { kind: 'import', ...identity, type, ownerId: null, settings, secret, publicPermissions },
                 now,
               );
-              if (isRefusal(imported)) return { ...imported, field: `keys.${index}.${imported.field ?? ''}` };
+              if (isRefusal(imported)) return ofKey(index, imported);
               const events = enabled ? imported : [...imported, { type: 'Deactivated', data: {} } as const];
               const state = events.reduce(evolveKey, ABSENT_KEY);
               if (state.kind === 'absent') throw new Error('A decided import left no key.');
@@ -154,6 +154,12 @@ async function findTaken(db: Kysely<Tables>, organizationId: string, keys: reado
   if (first === undefined) return null;
   const index = first.ordinal - 1;
   return first.imported
-    ? refusal('ALREADY_IMPORTED', undefined, `keys.${index}.hash`)
-    : refusal('NAME_TAKEN', undefined, `keys.${index}.name`);
+    ? ofKey(index, refusal('ALREADY_IMPORTED', undefined, 'hash'))
+    : ofKey(index, refusal('NAME_TAKEN', undefined, 'name'));
+}
+
+/** The refusal of one key of an import, which says in its sentence too which it is. */
+function ofKey(index: number, refused: Refusal): Refusal {
+  const field = ['keys', String(index), ...(refused.field === undefined ? [] : [refused.field])].join('.');
+  return { ...refused, field, message: `'${field}': ${refused.message}` };
 }

@@ -16,9 +16,7 @@ export function parseInput<Schema extends z.ZodType>(
 /** What is wrong in one sentence, each field named by its path, and the first field at fault; undefined where the input as a whole is. */
 export function describeFaults(error: z.ZodError): { readonly message: string; readonly field: string | undefined } {
   const field = error.issues[0]?.path.map(String).join('.') ?? '';
-  const message = error.issues
-    .slice(0, 5)
-    .map(({ path, message: text }) => (path.length === 0 ? text : `'${path.map(String).join('.')}': ${text}`))
-    .join('; ');
+  const faults = error.issues.map(({ path, message: text }) => (path.length === 0 ? text : `'${path.map(String).join('.')}': ${text}`));
+  const message = [...new Set(faults)].slice(0, 5).join('; ');
   return { message, field: field === '' ? undefined : field };
 }

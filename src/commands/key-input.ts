@@ -14,13 +14,13 @@ const cap = z
   .transform((value) => value ?? null);
 
 export const name = z
-  .string()
+  .string('give a name of 3 to 50 characters')
   .transform((text) => text.normalize('NFC').trim())
   .refine((text) => [...text].length >= 3 && [...text].length <= 50, 'give a name of 3 to 50 characters')
   .refine((text) => !/\p{Cc}|\p{Cs}/u.test(text), 'a name can hold no control characters');
 
 const category = z
-  .string()
+  .string('give a category of 1 to 50 characters')
   .transform((text) => text.normalize('NFC').trim())
   .refine((text) => text.length >= 1 && text.length <= 50 && !/\p{Cc}|\p{Cs}/u.test(text), 'give a category of 1 to 50 characters');
 
@@ -32,6 +32,7 @@ export const permissions = z
         /^[A-Za-z0-9_.:*/-]{1,100}$/,
         "a permission is 1 to 100 of the characters A-Z a-z 0-9 _ . : * / -, such as 'read:experiences'",
       ),
+    'give a list of permissions; [] for none',
   )
   .max(100, 'a key can carry 100 permissions at most')
   .transform((list) => [...new Set(list)]);
@@ -41,10 +42,14 @@ export const jsonObject = (field: string) =>
   z
     .unknown()
     // Before anything walks through it: what is nested by the thousands would exhaust the stack.
-    .refine((value) => isNestedWithin(value, MAX_OBJECT_DEPTH), `${field} can be nested ${MAX_OBJECT_DEPTH} levels deep at most`)
+    .refine((value) => isNestedWithin(value, MAX_OBJECT_DEPTH), {
+      error: `${field} can be nested ${MAX_OBJECT_DEPTH} levels deep at most`,
+      abort: true,
+    })
+    .refine((value) => isPlainlyNamed(value), "'__proto__' can name nothing here: choose another name")
     .pipe(
       z
-        .record(z.string(), z.json())
+        .record(z.string(), z.json(), 'give a JSON object; {} for none')
         .refine(isCanonicalizable, 'give JSON without lone surrogates')
         .refine(
           (value) => Buffer.byteLength(JSON.stringify(value)) <= MAX_OBJECT_BYTES,
@@ -61,6 +66,7 @@ const ipAllowlist = z
       context.addIssue({ code: 'custom', message: 'give an address or a CIDR range, such as 203.0.113.0/24 or 2001:db8::/32' });
       return z.NEVER;
     }),
+    'give a list of addresses and ranges; [] for any address',
   )
   .max(100, 'an allowlist can have 100 ranges at most');
 
@@ -72,6 +78,7 @@ const allowedOrigins = z
         (text) => URL.canParse(text) && new URL(text).origin === text,
         "an origin is scheme, host and perhaps port, such as 'https://app.example.com'",
       ),
+    'give a list of origins; [] for any origin',
   )
   .max(100, 'a key can have 100 origins at most');
 
@@ -80,8 +87,16 @@ const moment = z
   .union([z.date(), z.iso.datetime({ offset: true, error: "give a moment such as '2030-01-31T00:00:00Z'" })])
   .transform((value) => new Date(value).toISOString());
 
-const quotas = z.strictObject({ total: cap, daily: cap, weekly: cap, monthly: cap });
-const limits = z.strictObject({ requestsPerMinute: cap, tokensPerMinute: cap });
+const NO_QUOTAS = { total: null, daily: null, weekly: null, monthly: null };
+const NO_LIMITS = { requestsPerMinute: null, tokensPerMinute: null };
+const quotas = z
+  .strictObject({ total: cap, daily: cap, weekly: cap, monthly: cap })
+  .nullable()
+  .transform((given) => given ?? NO_QUOTAS);
+const limits = z
+  .strictObject({ requestsPerMinute: cap, tokensPerMinute: cap })
+  .nullable()
+  .transform((given) => given ?? NO_LIMITS);
 const rotateEveryDays = z.int().min(1, 'give 1 to 3650 days').max(3650, 'give 1 to 3650 days').nullable();
 
 const uuid = z.uuid();
@@ -122,8 +137,8 @@ export const createKeySchema = z.strictObject({
   metadata: orDefault(metadata, {}),
   ipAllowlist: orDefault(ipAllowlist, []),
   allowedOrigins: orDefault(allowedOrigins, []),
-  quotas: orDefault(quotas, { total: null, daily: null, weekly: null, monthly: null }),
-  limits: orDefault(limits, { requestsPerMinute: null, tokensPerMinute: null }),
+  quotas: orDefault(quotas, NO_QUOTAS),
+  limits: orDefault(limits, NO_LIMITS),
   rotateEveryDays: orDefault(rotateEveryDays, null),
   idempotencyKey: idempotencyKeySchema,
 });
@@ -148,6 +163,12 @@ function orDefault<Schema extends z.ZodType>(schema: Schema, value: z.output<Sch
 function isNestedWithin(value: unknown, levels: number): boolean {
   if (typeof value !== 'object' || value === null) return true;
   return levels > 0 && Object.values(value).every((part) => isNestedWithin(part, levels - 1));
+}
+
+/** A parser makes `__proto__` a member like any other, and whoever copies the object would lose it without a word. */
+function isPlainlyNamed(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return true;
+  return !Object.hasOwn(value, '__proto__') && Object.values(value).every(isPlainlyNamed);
 }
 
 function isCanonicalizable(value: z.core.util.JSONType): boolean {

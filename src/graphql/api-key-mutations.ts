@@ -81,7 +81,7 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
   addMutation<KeyDone>(builder, refusals, {
     name: 'updateApiKey',
     description:
-      'What is left out stays; null clears `expiresAt`, `profileId` and `rotateEveryDays`; `quotas` and `limits` are replaced whole.',
+      'What is left out stays; null clears `expiresAt`, `profileId`, `rotateEveryDays`, `quotas` and `limits`; the last two are replaced whole.',
     permissions: WRITERS,
     input: (t) => ({ ...id(t), name: t.string(), ...settings(t) }),
     ids: { id: 'ApiKey', profileId: 'Profile' },

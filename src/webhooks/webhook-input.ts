@@ -15,7 +15,7 @@ const uuid = z.uuid();
 const description = z
   .string()
   .transform((text) => text.normalize('NFC').trim())
-  .refine((text) => text.length <= 200 && !/\p{Cc}|\p{Cs}/u.test(text), 'give up to 200 characters');
+  .refine((text) => text.length <= 200 && !/\p{Cc}|\p{Cs}/u.test(text), 'give up to 200 characters, none of them a control character');
 const eventTypes = z
   .array(
     z

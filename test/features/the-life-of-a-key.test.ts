@@ -104,6 +104,11 @@ test('2.4 all settings of a key can be changed, and what is left out stays', asy
     quotas: [{ window: 'WEEKLY', limit: 7, remaining: 6 }],
   });
   expect((await product.updateKey({ id: apiKey.id, expiresAt: null })).apiKey).toMatchObject({ name: 'after', expiresAt: null });
+  expect((await product.updateKey({ id: apiKey.id, quotas: null, limits: null })).apiKey).toMatchObject({
+    name: 'after',
+    quotas: [],
+    limits: [],
+  });
 });
 
 test('2.5 a key is deleted for good by typing its name, and what it was used for stays readable', async () => {

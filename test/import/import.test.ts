@@ -233,7 +233,7 @@ describe('import of keys that were made elsewhere', () => {
       [[good, { ...fresh(), name: batch[3]?.name }], 'NAME_TAKEN', 'keys.1.name'],
       [[good, { ...fresh(), hash: batch[3]?.hash }], 'ALREADY_IMPORTED', 'keys.1.hash'],
     ] as const)
-      expect(await importKeys(keys)).toMatchObject({ code, field });
+      expect(await importKeys(keys)).toMatchObject({ code, field, message: expect.stringContaining(`'${field}': `) as string });
     // Nothing of those was written: the good one can still be imported. One that is disabled comes in deactivated.
     expect(listAt(await importKeys([{ ...good, enabled: false }]), 'apiKeys')).toMatchObject([{ status: 'INACTIVE' }]);
     // Two of the same at once: one wins.
