@@ -2,7 +2,7 @@ import { z } from 'zod';
 
 import { ALERT_KIND_NAMES, type AlertCondition, type AlertKind } from '../domain/alert-schemas.ts';
 import { refusal, type Refusal } from '../domain/refusals.ts';
-import { idempotencyKeySchema } from './key-input.ts';
+import { category, idempotencyKeySchema } from './key-input.ts';
 
 const whole = (least: number, most: number) =>
   z.int(`give a whole number from ${least} to ${most}`).min(least, `give ${least} to ${most}`).max(most, `give ${least} to ${most}`);
@@ -23,13 +23,8 @@ const conditionFields = {
   subject: z.enum(['KEY', 'ORGANIZATION']),
   period: z.enum(['DAY', 'MONTH']),
 };
-const category = z
-  .string()
-  .transform((text) => text.normalize('NFC').trim())
-  .refine((text) => text.length >= 1 && text.length <= 50, 'give a category of 1 to 50 characters')
-  .nullable();
 const optional = <Shape extends Readonly<Record<string, z.ZodType>>>(shape: Shape) => z.object(shape).partial().shape;
-const changeable = optional({ enabled: z.boolean(), category, apiKeyId: z.uuid().nullable(), ...conditionFields });
+const changeable = optional({ enabled: z.boolean(), category: category.nullable(), apiKeyId: z.uuid().nullable(), ...conditionFields });
 
 export const createAlertRuleSchema = z.strictObject({
   organizationId: z.uuid(),

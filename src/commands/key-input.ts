@@ -6,6 +6,8 @@ import { Secret } from '../lib/secret.ts';
 
 const MAX_OBJECT_BYTES = 16 * 1024;
 const MAX_OBJECT_DEPTH = 32;
+/** As JSON writes it. No text and no jsonb of Postgres can hold it. */
+const NUL = /(?<!\\)(?:\\\\)*\\u0000/;
 /** JavaScript's own limit for exact integers, far above any real cap. */
 const cap = z
   .int('give a whole number, or null for no cap')
@@ -19,7 +21,7 @@ export const name = z
   .refine((text) => [...text].length >= 3 && [...text].length <= 50, 'give a name of 3 to 50 characters')
   .refine((text) => !/\p{Cc}|\p{Cs}/u.test(text), 'a name can hold no control characters');
 
-const category = z
+export const category = z
   .string('give a category of 1 to 50 characters')
   .transform((text) => text.normalize('NFC').trim())
   .refine((text) => text.length >= 1 && text.length <= 50 && !/\p{Cc}|\p{Cs}/u.test(text), 'give a category of 1 to 50 characters');
@@ -51,6 +53,7 @@ export const jsonObject = (field: string) =>
       z
         .record(z.string(), z.json(), 'give a JSON object; {} for none')
         .refine(isCanonicalizable, 'give JSON without lone surrogates')
+        .refine((value) => !NUL.test(JSON.stringify(value)), 'give JSON without the character U+0000')
         .refine(
           (value) => Buffer.byteLength(JSON.stringify(value)) <= MAX_OBJECT_BYTES,
           `${field} can take ${MAX_OBJECT_BYTES} bytes as JSON at most`,

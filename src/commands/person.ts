@@ -19,8 +19,7 @@ export const personFields = {
     .transform((value) => value ?? null),
   oidcSubject: z
     .string()
-    .min(1)
-    .max(255)
+    .regex(/^[\x20-\x7e]{1,255}$/, "give the 'sub' as the OIDC provider sends it: 1 to 255 ASCII characters")
     .nullish()
     .transform((value) => value ?? null),
 };

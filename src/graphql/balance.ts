@@ -30,6 +30,7 @@ export function addBalance(builder: Builder, types: TypeRefs, refusals: RefusalT
     t.field({
       type: balance,
       nullable: true,
+      authScopes: { permission: 'organization:read' },
       description: 'Null where the organization keeps none, and nothing is charged.',
       resolve: ({ id }, _args, { deps }) => readBalance(deps.database.kysely, id),
     }),

@@ -7,6 +7,7 @@ import type { Enums } from './enums.ts';
 import { idOf, splitMemberId } from './global-id.ts';
 import { countKeys, listKeys, type KeyFilter, type KeyOrder, type KeyRow } from './key-reading.ts';
 import { pageOf, pageSizeOf } from './paging.ts';
+import { refuseNul } from './refuse-nul.ts';
 import type { TypeRefs } from './type-refs.ts';
 
 type FilterInput = {
@@ -77,6 +78,8 @@ export function addKeyList(builder: Builder, enums: Enums, types: TypeRefs) {
 }
 
 function keyFilterOf(context: GraphqlContext, input: FilterInput | null | undefined): KeyFilter {
+  refuseNul('filter.category', input?.category);
+  refuseNul('filter.search', input?.search);
   if (input?.ownerId == null) return { ...input, ownerId: null };
   const id = idOf('Member', input.ownerId);
   if (id === null) throw badUserInput("'filter.ownerId' is no id of a member.");

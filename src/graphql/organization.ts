@@ -15,6 +15,7 @@ import { idOf } from './global-id.ts';
 import { addKeyList } from './key-list.ts';
 import { logFilterOf, readEvents, type LedgerEventRefs } from './ledger-event.ts';
 import type { addOrganizationSettings } from './organization-settings.ts';
+import { refuseNul } from './refuse-nul.ts';
 import { pageOf, pageSizeOf } from './paging.ts';
 import { listProfiles } from './profile-reading.ts';
 import type { ProfileRefs } from './profile.ts';
@@ -53,7 +54,12 @@ export function addOrganization(
     fields: (t) => ({
       name: t.exposeString('name'),
       plan: t.exposeString('plan'),
-      caps: t.field({ type: caps, description: 'Of its plan, over all its keys.', resolve: (organization) => organization }),
+      caps: t.field({
+        type: caps,
+        description: 'Of its plan, over all its keys.',
+        authScopes: { permission: 'organization:read' },
+        resolve: (organization) => organization,
+      }),
       team: t.exposeBoolean('team', { description: 'Personal keys of its members are archived while they belong to it.' }),
       createdAt: t.field({ type: 'DateTime', resolve: (organization) => organization.created_at }),
       settings: t.field({ type: settings, authScopes: { permission: 'organization:read' }, resolve: (organization) => organization }),
@@ -116,12 +122,11 @@ export function addOrganization(
           granularity: t.arg({ type: enums.granularity, defaultValue: 'HOUR', description: 'Of the series.' }),
           category: t.arg.string(),
         },
-        resolve: ({ id }, { from, to, granularity, category }) => ({
-          subject: { organizationId: id, ...(category == null ? {} : { category }) },
-          from,
-          to,
-          granularity: granularity ?? 'HOUR',
-        }),
+        resolve: ({ id }, { from, to, granularity, category }) => {
+          refuseNul('category', category);
+          const subject = { organizationId: id, ...(category == null ? {} : { category }) };
+          return { subject, from, to, granularity: granularity ?? 'HOUR' };
+        },
       }),
       requestLog: t.field({
         type: usage.requests.connection,

@@ -7,6 +7,7 @@ import { actorOf, type GraphqlContext } from './context.ts';
 import type { Enums } from './enums.ts';
 import { loadKeys, seesAllKeys, type KeyRow } from './key-reading.ts';
 import { pageSizeOf, type Page } from './paging.ts';
+import { refuseNul } from './refuse-nul.ts';
 import type { TypeRefs } from './type-refs.ts';
 
 /** A request that the caller may see, with its key. */
@@ -77,7 +78,7 @@ export async function readRequestLog(
   const db = context.deps.database.kysely;
   const actor = actorOf(context);
   if (filter?.ip != null && normalizeIp(filter.ip) === null) throw badUserInput("'filter.ip' takes an IPv4 or IPv6 address.");
-  if (filter?.endpoint?.includes('\0') === true) throw badUserInput("'filter.endpoint' must not contain a NUL character.");
+  refuseNul('filter.endpoint', filter?.endpoint);
   const personalKeysOf = seesAllKeys(actor) ? 'everybody' : { memberId: actor.kind === 'member' ? actor.memberId : null };
   const page = await requestLog(
     db,

@@ -15,6 +15,7 @@ describe("a key's input", () => {
     ['metadata', null, 'give a JSON object; {} for none'],
     ['metadata', [1], 'give a JSON object; {} for none'],
     ['metadata', JSON.parse('{"a":[{"__proto__":{"b":1}}]}') as unknown, "'__proto__' can name nothing here: choose another name"],
+    ['metadata', { a: ['b\u0000'] }, 'give JSON without the character U+0000'],
   ])('says what %s takes where it is %j', (field, value, remedy) => {
     expect(parseInput(updateKeySchema, { id, [field]: value })).toMatchObject({
       ok: false,
@@ -39,6 +40,11 @@ describe("a key's input", () => {
       },
     });
     expect(parseInput(updateKeySchema, { id, rotateEveryDays: -1e300 })).toMatchObject({ refusal: { field: 'rotateEveryDays' } });
+  });
+
+  it('may speak of a NUL without holding one', () => {
+    expect(jsonObject('settings').safeParse({ a: String.raw`\u0000`, b: String.raw`\\u0000` }).success).toBe(true);
+    expect(jsonObject('settings').safeParse({ a: '\\\u0000' }).success).toBe(false);
   });
 
   it('is walked no deeper than it may be', () => {
