@@ -315,6 +315,7 @@ CREATE TYPE key_refusals AS (ordinals bigint[], rules smallint[]);
 -- nothing but NULLs may be NULL itself. So it is with the answer's `codes` to `special`; those from `consumed_keys` on run parallel too, one element a key, and where
 -- a key stands there twice its last element counts.
 -- p_callers_*: the distinct callers, by token or, where the edge has authenticated them, by organization; p_caller points into them. p_macs: 32 bytes a request.
+-- p_wake: tells the followers of the log at once; a caller that has just told them does so again a little later.
 -- Codes are those of src/domain/usage.ts; besides 100 caller unauthenticated, 101 caller forbidden, 102 the fast verifier was made with another pepper,
 -- 103 the request id belongs to reported usage, or to another key's request, 104 the request id was answered before (`special` has the answer).
 -- Order of checks: caller; address blocked; key and secret; organization; its balance; state; expiry; environment; address and origin; permissions; the organization's second
@@ -333,7 +334,7 @@ CREATE TYPE key_refusals AS (ordinals bigint[], rules smallint[]);
 CREATE FUNCTION admit(
   p_caller_tokens bytea[], p_caller_organizations uuid[], p_verifying_roles text[], p_pepper_id text,
   p_caller integer[], p_lookup_id text[], p_macs bytea, p_cost integer[], p_permissions text[], p_environment text[], p_ip inet[], p_origin text[],
-  p_endpoint text[], p_request_id text[], p_failures_to_block integer, p_failure_window interval, p_block_for interval,
+  p_endpoint text[], p_request_id text[], p_failures_to_block integer, p_failure_window interval, p_block_for interval, p_wake boolean,
   OUT at timestamptz, OUT first_position bigint, OUT codes smallint[], OUT rules smallint[], OUT recorded boolean[], OUT keys integer[], OUT versions integer[],
   OUT profile_versions integer[], OUT outdated boolean[], OUT special json[],
   OUT consumed_keys integer[], OUT minute_left bigint[], OUT total_left bigint[], OUT day_left bigint[], OUT week_left bigint[], OUT month_left bigint[]
@@ -625,7 +626,9 @@ BEGIN
   FROM unnest(recorded, p_caller, keys, codes, p_cost, p_ip, p_endpoint, p_request_id, details)
     WITH ORDINALITY AS r (recorded, caller, key, code, cost, ip, endpoint, request_id, detail, ordinal)
   WHERE r.recorded;
-  PERFORM pg_notify('keyledger_log', '');
+  IF p_wake THEN
+    PERFORM pg_notify('keyledger_log', '');
+  END IF;
 
   IF p_request_id IS NOT NULL THEN
     INSERT INTO usage_requests (organization, request_id, position, recorded_at, answer)

@@ -81,8 +81,17 @@ const VERIFYING_ROLES = ROLES.filter((role) => permissionsOf(role).includes('key
 export type AddressBlocking = { readonly failures: number; readonly within: string; readonly blockFor: string };
 export const ADDRESS_BLOCKING: AddressBlocking = { failures: 20, within: '10 minutes', blockFor: '15 minutes' };
 
+export type AdmitOptions = {
+  /** The current pepper's. */
+  readonly pepperId: string;
+  readonly blocking: AddressBlocking;
+  /** Whether the followers of the log are to be told. */
+  readonly wake: boolean;
+};
+
 /** The one statement of a batch; prepared once a connection. */
-export function admitBatch(batch: readonly Asked[], pepperId: string, blocking: AddressBlocking): QueryConfig {
+export function admitBatch(batch: readonly Asked[], options: AdmitOptions): QueryConfig {
+  const { pepperId, blocking, wake } = options;
   const callers = new Map<string, { readonly index: number; readonly caller: VerifyCaller }>();
   const callerOf = batch.map(({ caller }) => {
     const name = caller.kind === 'token' ? caller.tokenHash.toString('latin1') : caller.organizationId;
@@ -95,7 +104,7 @@ export function admitBatch(batch: readonly Asked[], pepperId: string, blocking: 
   const distinct = [...callers.values()].map(({ caller }) => caller);
   return {
     name: foreign ? 'admit-imported' : 'admit',
-    text: `SELECT * FROM admit($1, $2, $3, $4, $5, ${foreign ? 'imported_lookup_ids($1, $2, $5, $6, $18)' : '$6'}, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`,
+    text: `SELECT * FROM admit($1, $2, $3, $4, $5, ${foreign ? 'imported_lookup_ids($1, $2, $5, $6, $19)' : '$6'}, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`,
     values: [
       distinct.map((caller) => (caller.kind === 'token' ? caller.tokenHash : null)),
       distinct.map((caller) => (caller.kind === 'organization' ? caller.organizationId : null)),
@@ -115,6 +124,7 @@ export function admitBatch(batch: readonly Asked[], pepperId: string, blocking: 
       blocking.failures,
       blocking.within,
       blocking.blockFor,
+      wake,
       ...(foreign ? [batch.map((asked) => asked.foreignHash)] : []),
     ],
   };

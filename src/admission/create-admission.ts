@@ -34,10 +34,12 @@ import { openPipelinedConnection } from './pipelined-connection.ts';
 import { recordUsage } from './record-usage.ts';
 import { createVerifierAdoption, type ReplaceVerifier } from './verifier-adoption.ts';
 import { createVerifierRenewal } from './verifier-renewal.ts';
+import { createWakeGate } from './wake-gate.ts';
 
 const SECOND_MS = 1000;
 /** A second server's batch with the same request id, or a deadlock's victim: again, so often. */
 const ATTEMPTS = 5;
+const WAKE_MS = 20;
 const CACHED_KEYS = 100_000;
 const INVALID_KEY = codeNumber('INVALID_KEY');
 
@@ -72,6 +74,13 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
     },
     onError,
   });
+  const gate = createWakeGate({
+    intervalMs: WAKE_MS,
+    wake: () => {
+      // Where that fails, the followers' own polling finds what there is.
+      connection.query({ text: "SELECT pg_notify('keyledger_log', '')" }).catch(() => undefined);
+    },
+  });
   const keyFacts = createKeyFactsCache(database.kysely, CACHED_KEYS);
   const renewal = createVerifierRenewal({ db: database.kysely, peppers, argon2: options.argon2 });
   const adoption = createVerifierAdoption({ db: database.kysely, argon2: options.argon2, replace: options.replaceVerifier, onError });
@@ -86,7 +95,7 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
   async function decideBatch(batch: readonly Asked[]): Promise<readonly Verdict[]> {
     for (let attempt = 1; ; attempt++) {
       try {
-        const [row] = await connection.query<AdmitRow>(admitBatch(batch, peppers.current.id, blocking));
+        const [row] = await connection.query<AdmitRow>(admitBatch(batch, { pepperId: peppers.current.id, blocking, wake: gate.open() }));
         if (row === undefined) throw new Error('admit answered no row: the function of migration 0004 was changed.');
         return await told(row);
       } catch (error) {
@@ -190,6 +199,7 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
     async close() {
       await adoption.close();
       await batcher.close();
+      gate.close();
       await connection.close();
     },
     gauges: { queued: () => batcher.queued(), inFlight: () => batcher.inFlight(), connected: () => connection.connected() },
