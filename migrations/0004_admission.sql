@@ -652,30 +652,34 @@ BEGIN
   END IF;
 END $$;
 
--- Adds counts to closed sub-buckets: deltas[i] to closed[i], both newest first.
-CREATE FUNCTION add_buckets(closed bigint[], deltas bigint[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-  SELECT coalesce(array_agg(coalesce(c, 0) + coalesce(d, 0) ORDER BY i), '{}')
-  FROM unnest(closed, deltas) WITH ORDINALITY AS both_arrays (c, d, i)
-$$;
-
--- Spreads counts over sub-buckets: the i-th element is the sum of the counts whose offset is i; offsets outside 1 … length are left out.
-CREATE FUNCTION spread(offsets bigint[], counts bigint[], length integer) RETURNS bigint[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-  SELECT CASE WHEN EXISTS (SELECT FROM unnest(offsets) AS o WHERE o BETWEEN 1 AND length) THEN ARRAY(
-    SELECT coalesce(sum(g.count), 0)::bigint
-    FROM generate_series(1, length) AS i LEFT JOIN unnest(offsets, counts) AS g (bucket, count) ON g.bucket = i
-    GROUP BY i ORDER BY i) END
-$$;
+-- Adds counts to closed sub-buckets, each to the one of its offset; what lies outside 1 … length is left out.
+CREATE FUNCTION add_to_buckets(closed bigint[], offsets bigint[], counts bigint[], length integer) RETURNS bigint[] LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+  FOR i IN 1 .. cardinality(offsets) LOOP
+    IF counts[i] <> 0 AND offsets[i] BETWEEN 1 AND length THEN
+      IF cardinality(closed) < offsets[i] THEN
+        closed := closed || array_fill(0::bigint, ARRAY[offsets[i]::integer - cardinality(closed)]);
+      END IF;
+      closed[offsets[i]] := closed[offsets[i]] + counts[i];
+    END IF;
+  END LOOP;
+  RETURN closed;
+END $$;
 
 -- Charges reported requests and settled tokens to the windows of their keys, each in the sub-bucket of its moment. The caller holds the rows locked
--- and advanced. Arrays run parallel; a moment in the future counts as now.
+-- and advanced. Arrays run parallel; a moment in the future counts as now. Closed sub-buckets are touched only for what happened in one.
 CREATE FUNCTION charge_windows(p_key integer[], p_at timestamptz[], p_requests bigint[], p_tokens bigint[]) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
   WITH charge AS MATERIALIZED (
     SELECT c.key, sum(c.requests) AS requests,
-      sum(c.requests) FILTER (WHERE c.second <= 0) AS second_count, sum(c.tokens) FILTER (WHERE c.second <= 0) AS token_count,
-      sum(c.requests) FILTER (WHERE c.half_hour <= 0) AS half_hour_count, sum(c.requests) FILTER (WHERE c.quarter <= 0) AS quarter_count,
-      spread(array_agg(c.second), array_agg(c.requests), 60) AS seconds, spread(array_agg(c.second), array_agg(c.tokens), 60) AS tokens,
-      spread(array_agg(c.half_hour), array_agg(c.requests), 48) AS half_hours, spread(array_agg(c.quarter), array_agg(c.requests), 120) AS quarters
+      sum(c.requests) FILTER (WHERE c.second <= 0) AS second_count, sum(c.requests) FILTER (WHERE c.second BETWEEN 1 AND 60) AS minute_closed,
+      sum(c.tokens) FILTER (WHERE c.second <= 0) AS token_count, sum(c.tokens) FILTER (WHERE c.second BETWEEN 1 AND 60) AS token_closed,
+      sum(c.requests) FILTER (WHERE c.half_hour <= 0) AS half_hour_count, sum(c.requests) FILTER (WHERE c.half_hour BETWEEN 1 AND 48) AS day_closed,
+      sum(c.requests) FILTER (WHERE c.quarter <= 0) AS quarter_count, sum(c.requests) FILTER (WHERE c.quarter BETWEEN 1 AND 28) AS week_closed,
+      sum(c.requests) FILTER (WHERE c.quarter BETWEEN 1 AND 120) AS month_closed,
+      array_agg(c.second) FILTER (WHERE c.second > 0) AS seconds, array_agg(c.half_hour) FILTER (WHERE c.second > 0) AS half_hours,
+      array_agg(c.quarter) FILTER (WHERE c.second > 0) AS quarters, array_agg(c.requests) FILTER (WHERE c.second > 0) AS late_requests,
+      array_agg(c.tokens) FILTER (WHERE c.second > 0) AS late_tokens
     FROM (
       SELECT i.key, i.requests, i.tokens,
         w.second_bucket - floor(extract(epoch FROM i.at))::bigint AS second,
@@ -688,19 +692,19 @@ BEGIN
   ),
   closed AS (
     UPDATE key_window_buckets b SET
-      seconds = add_buckets(b.seconds, c.seconds), tokens = add_buckets(b.tokens, c.tokens),
-      half_hours = add_buckets(b.half_hours, c.half_hours), quarters = add_buckets(b.quarters, c.quarters)
+      seconds = add_to_buckets(b.seconds, c.seconds, c.late_requests, 60), tokens = add_to_buckets(b.tokens, c.seconds, c.late_tokens, 60),
+      half_hours = add_to_buckets(b.half_hours, c.half_hours, c.late_requests, 48), quarters = add_to_buckets(b.quarters, c.quarters, c.late_requests, 120)
     FROM charge c
-    WHERE b.key = c.key AND (c.seconds IS NOT NULL OR c.tokens IS NOT NULL OR c.half_hours IS NOT NULL OR c.quarters IS NOT NULL)
+    WHERE b.key = c.key AND c.seconds IS NOT NULL
     RETURNING b.key
   )
   UPDATE key_windows w SET
     total = w.total + c.requests,
-    second_count = w.second_count + coalesce(c.second_count, 0), minute_closed = w.minute_closed + sum_of(c.seconds),
-    token_count = w.token_count + coalesce(c.token_count, 0), token_closed = w.token_closed + sum_of(c.tokens),
-    half_hour_count = w.half_hour_count + coalesce(c.half_hour_count, 0), day_closed = w.day_closed + sum_of(c.half_hours),
+    second_count = w.second_count + coalesce(c.second_count, 0), minute_closed = w.minute_closed + coalesce(c.minute_closed, 0),
+    token_count = w.token_count + coalesce(c.token_count, 0), token_closed = w.token_closed + coalesce(c.token_closed, 0),
+    half_hour_count = w.half_hour_count + coalesce(c.half_hour_count, 0), day_closed = w.day_closed + coalesce(c.day_closed, 0),
     quarter_count = w.quarter_count + coalesce(c.quarter_count, 0),
-    week_closed = w.week_closed + sum_of(c.quarters[1:28]), month_closed = w.month_closed + sum_of(c.quarters)
+    week_closed = w.week_closed + coalesce(c.week_closed, 0), month_closed = w.month_closed + coalesce(c.month_closed, 0)
   FROM charge c
   WHERE w.key = c.key;
 END $$;
@@ -875,4 +879,4 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON address_failures TO keyledger_server;
 GRANT SELECT, INSERT, DELETE ON usage_requests TO keyledger_server;
 GRANT SELECT, INSERT ON settlements TO keyledger_server;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA keyledger FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION close_buckets, sum_of, closing, advance_windows, lock_windows, begin_organization_windows, lock_organization_windows, trace_of, party_of, refusing_rules, granted_cost, room_left, unless_empty, room_at, retry_at, admit, add_buckets, spread, charge_windows, record_usage, logged_windows, padded, window_differences, repair_windows TO keyledger_server;
+GRANT EXECUTE ON FUNCTION close_buckets, sum_of, closing, advance_windows, lock_windows, begin_organization_windows, lock_organization_windows, trace_of, party_of, refusing_rules, granted_cost, room_left, unless_empty, room_at, retry_at, admit, add_to_buckets, charge_windows, record_usage, logged_windows, padded, window_differences, repair_windows TO keyledger_server;

@@ -1,5 +1,6 @@
 import { hash } from 'node:crypto';
-import type { Kysely } from 'kysely';
+import DataLoader from 'dataloader';
+import { sql, type Kysely } from 'kysely';
 
 import type { Actor } from '../domain/actor.ts';
 import { isOperatorPermission, isPermission, permissionsOf, ROLES, type Permission, type Role } from '../domain/permissions.ts';
@@ -17,6 +18,7 @@ export type Authentication =
 export type Authenticate = (authorization: string | undefined) => Promise<Authentication>;
 
 const MAX_CREDENTIAL_LENGTH = 8192;
+const MAX_LOOKED_UP = 500;
 const REFUSED: Authentication = { kind: 'refused', message: 'The access token is unknown, expired or revoked.' };
 
 /** Reads the credential of an `Authorization: Bearer` header; undefined where there is none in that form. */
@@ -27,13 +29,14 @@ export function bearerToken(authorization: string | undefined): string | undefin
 
 /** Checks access tokens against the database at each call, so that a revocation holds at once, and JWTs against the OIDC provider where one is configured. */
 export function createAuthenticate({ db, oidc }: { readonly db: Kysely<Tables>; readonly oidc: OidcVerifier | null }): Authenticate {
+  const tokens = createTokenLoader(db);
   return async (authorization) => {
     if (authorization === undefined) return { kind: 'anonymous' };
     const token = bearerToken(authorization);
     if (token === undefined || token.length > MAX_CREDENTIAL_LENGTH) {
       return { kind: 'refused', message: "The Authorization header must read 'Bearer <access token>'." };
     }
-    const known = await actorOfToken(db, token);
+    const known = actorOf(await tokens.load(accessTokenHash(token)));
     if (known.kind === 'actor' || oidc === null || !looksLikeJwt(token)) return known;
     const identity = await oidc.verify(token);
     if (identity.ok) return memberOfJwt(db, identity);
@@ -43,17 +46,39 @@ export function createAuthenticate({ db, oidc }: { readonly db: Kysely<Tables>; 
   };
 }
 
-async function actorOfToken(db: Kysely<Tables>, token: string): Promise<Authentication> {
-  const row = await db
-    .selectFrom('access_tokens as t')
-    .leftJoin('members as m', (join) =>
-      join.onRef('m.organization_id', '=', 't.organization_id').onRef('m.id', '=', 't.member_id').on('m.removed_at', 'is', null),
-    )
-    .select(['t.id', 't.organization_id', 't.member_id', 't.permissions', 't.expires_at', 'm.role'])
-    .where('t.token_hash', '=', accessTokenHash(token))
-    .where('t.revoked_at', 'is', null)
-    .where((where) => where.or([where('t.expires_at', 'is', null), where('t.expires_at', '>', where.fn<Date>('now'))]))
-    .executeTakeFirst();
+type TokenRow = {
+  readonly id: string;
+  readonly token_hash: Buffer;
+  readonly organization_id: string;
+  readonly member_id: string | null;
+  readonly permissions: readonly string[] | null;
+  readonly expires_at: Date | null;
+  readonly role: Role | null;
+};
+
+/**
+ * Looks tokens up in the database, those that are asked for in one turn of the event loop by one statement. Nothing is kept: each answer is younger than its
+ * question.
+ */
+function createTokenLoader(db: Kysely<Tables>): DataLoader<Buffer, TokenRow | undefined> {
+  async function load(hashes: readonly Buffer[]): Promise<readonly (TokenRow | undefined)[]> {
+    const rows = await db
+      .selectFrom('access_tokens as t')
+      .leftJoin('members as m', (join) =>
+        join.onRef('m.organization_id', '=', 't.organization_id').onRef('m.id', '=', 't.member_id').on('m.removed_at', 'is', null),
+      )
+      .select(['t.id', 't.token_hash', 't.organization_id', 't.member_id', 't.permissions', 't.expires_at', 'm.role'])
+      .where('t.token_hash', '=', sql<Buffer>`ANY(${hashes}::bytea[])`)
+      .where('t.revoked_at', 'is', null)
+      .where((where) => where.or([where('t.expires_at', 'is', null), where('t.expires_at', '>', where.fn<Date>('ledger_now'))]))
+      .execute();
+    const byHash = new Map(rows.map((row) => [row.token_hash.toString('latin1'), row]));
+    return hashes.map((tokenHash) => byHash.get(tokenHash.toString('latin1')));
+  }
+  return new DataLoader(load, { cache: false, maxBatchSize: MAX_LOOKED_UP, batchScheduleFn: (dispatch) => void setImmediate(dispatch) });
+}
+
+function actorOf(row: TokenRow | undefined): Authentication {
   if (row === undefined) return REFUSED;
   const granted = row.permissions?.filter(isPermission) ?? null;
   const common = { organizationId: row.organization_id, tokenId: row.id, expiresAt: row.expires_at };
