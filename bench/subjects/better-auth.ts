@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { BenchPostgres } from '../database/bench-postgres.ts';
 import { startChild } from '../processes/child.ts';
 import { startIpcServer } from './ipc-server.ts';
-import type { Subject } from './keyledger-server.ts';
+import { NODE_FLAGS, type Subject } from './keyledger-server.ts';
 
 const PEERS = fileURLToPath(new URL('../peers/', import.meta.url));
 const INSTALL_MS = 300_000;
@@ -24,7 +24,7 @@ export async function startBetterAuth(
   options.onProgress(`better-auth makes ${options.keys} keys`);
   const server = await startIpcServer<{ readonly port: number; readonly keys: readonly string[] }>({
     what: 'better-auth',
-    args: ['better-auth-server.mjs'],
+    args: [...NODE_FLAGS, 'better-auth-server.mjs'],
     cwd: PEERS,
     env: {
       DATABASE_URL: ownerUrl.reveal(),
