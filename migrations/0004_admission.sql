@@ -667,9 +667,17 @@ BEGIN
 END $$;
 
 -- Charges reported requests and settled tokens to the windows of their keys, each in the sub-bucket of its moment. The caller holds the rows locked
--- and advanced. Arrays run parallel; a moment in the future counts as now. Closed sub-buckets are touched only for what happened in one.
+-- and advanced. Arrays run parallel; a moment in the future counts as now, and so does all where p_at is NULL. Closed sub-buckets are touched only for what
+-- happened in one.
 CREATE FUNCTION charge_windows(p_key integer[], p_at timestamptz[], p_requests bigint[], p_tokens bigint[]) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
+  IF p_at IS NULL THEN
+    UPDATE key_windows w SET total = w.total + c.requests, second_count = w.second_count + c.requests, token_count = w.token_count + c.tokens,
+      half_hour_count = w.half_hour_count + c.requests, quarter_count = w.quarter_count + c.requests
+    FROM (SELECT i.key, sum(i.requests)::bigint AS requests, sum(i.tokens)::bigint AS tokens FROM unnest(p_key, p_requests, p_tokens) AS i (key, requests, tokens) GROUP BY i.key) AS c
+    WHERE w.key = c.key;
+    RETURN;
+  END IF;
   WITH charge AS MATERIALIZED (
     SELECT c.key, sum(c.requests) AS requests,
       sum(c.requests) FILTER (WHERE c.second <= 0) AS second_count, sum(c.requests) FILTER (WHERE c.second BETWEEN 1 AND 60) AS minute_closed,
@@ -716,7 +724,11 @@ CREATE FUNCTION record_usage(
   p_organization uuid, p_request bigint[], p_request_id text[], p_key_id uuid[], p_at timestamptz[], p_endpoint text[], p_status smallint[], p_duration_ms integer[],
   p_ip inet[], p_credits integer[], p_cost_micros bigint[], p_tokens_in bigint[], p_tokens_out bigint[], p_model text[],
   OUT accepted integer, OUT duplicates integer, OUT last_position bigint, OUT bad_item integer, OUT bad_reason text
-) LANGUAGE plpgsql VOLATILE AS $$
+) LANGUAGE plpgsql VOLATILE
+-- Each item is looked up by indexes. The planner, which believes that a report has ten items and that the newest partition is as small as it was when it was
+-- last analyzed, would read whole tables; and it would plan anew for each report.
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
+AS $$
 #variable_conflict use_column
 DECLARE
   organization_number integer := (SELECT o.number FROM organizations o WHERE o.id = p_organization);
@@ -765,7 +777,7 @@ BEGIN
   END IF;
 
   present := lock_windows(ARRAY(SELECT DISTINCT i.key FROM unnest(v_key, v_verdict) AS i (key, verdict) WHERE i.verdict <> 'again'));
-  PERFORM charge_windows(array_agg(i.key), array_agg(coalesce(i.at, present)), array_agg(CASE i.verdict WHEN 'record' THEN coalesce(i.credits, 1)::bigint ELSE 0 END),
+  PERFORM charge_windows(array_agg(i.key), CASE WHEN bool_or(i.at IS NOT NULL) THEN array_agg(coalesce(i.at, present)) END, array_agg(CASE i.verdict WHEN 'record' THEN coalesce(i.credits, 1)::bigint ELSE 0 END),
     array_agg(coalesce(i.tokens_in, 0) + coalesce(i.tokens_out, 0)))
   FROM unnest(v_key, v_verdict, p_at, p_credits, p_tokens_in, p_tokens_out) AS i (key, verdict, at, credits, tokens_in, tokens_out)
   WHERE i.verdict <> 'again';
