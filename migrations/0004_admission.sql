@@ -117,34 +117,38 @@ DECLARE
   now_half_hour integer := floor(extract(epoch FROM p_now) / 1800);
   now_quarter integer := floor(extract(epoch FROM p_now) / 21600);
 BEGIN
+  -- Once in half an hour for each key, and so apart from what is done each second.
+  IF EXISTS (SELECT FROM key_windows w WHERE w.key = ANY (p_keys) AND w.half_hour_bucket < now_half_hour) THEN
+    WITH changes AS (
+      UPDATE key_window_buckets b SET
+        half_hours = close_buckets(b.half_hours, w.half_hour_count, now_half_hour - w.half_hour_bucket, 48),
+        quarters = close_buckets(b.quarters, w.quarter_count, now_quarter - w.quarter_bucket, 120)
+      FROM key_windows w
+      WHERE b.key = ANY (p_keys) AND w.key = b.key AND w.half_hour_bucket < now_half_hour
+      RETURNING b.key,
+        closing(old.half_hours, w.half_hour_count, w.day_closed, now_half_hour - w.half_hour_bucket, 48) AS day,
+        closing(old.quarters, w.quarter_count, w.week_closed, now_quarter - w.quarter_bucket, 28) AS week,
+        closing(old.quarters, w.quarter_count, w.month_closed, now_quarter - w.quarter_bucket, 120) AS month
+    )
+    UPDATE key_windows w SET
+      half_hour_bucket = now_half_hour, half_hour_count = 0, day_closed = w.day_closed + c.day,
+      quarter_bucket = now_quarter, quarter_count = CASE WHEN now_quarter > w.quarter_bucket THEN 0 ELSE w.quarter_count END,
+      week_closed = w.week_closed + c.week, month_closed = w.month_closed + c.month
+    FROM changes c
+    WHERE w.key = c.key;
+  END IF;
+
   WITH changes AS (
     UPDATE key_window_buckets b SET
       seconds = close_buckets(b.seconds, w.second_count, now_second - w.second_bucket, 60),
-      tokens = close_buckets(b.tokens, w.token_count, now_second - w.second_bucket, 60),
-      half_hours = close_buckets(b.half_hours, w.half_hour_count, now_half_hour - w.half_hour_bucket, 48),
-      quarters = close_buckets(b.quarters, w.quarter_count, now_quarter - w.quarter_bucket, 120)
+      tokens = close_buckets(b.tokens, w.token_count, now_second - w.second_bucket, 60)
     FROM key_windows w
-    WHERE b.key = ANY (p_keys) AND w.key = b.key
+    WHERE b.key = ANY (p_keys) AND w.key = b.key AND w.second_bucket < now_second
     RETURNING b.key,
       closing(old.seconds, w.second_count, w.minute_closed, now_second - w.second_bucket, 60) AS minute,
-      closing(old.tokens, w.token_count, w.token_closed, now_second - w.second_bucket, 60) AS token,
-      closing(old.half_hours, w.half_hour_count, w.day_closed, now_half_hour - w.half_hour_bucket, 48) AS day,
-      closing(old.quarters, w.quarter_count, w.week_closed, now_quarter - w.quarter_bucket, 28) AS week,
-      closing(old.quarters, w.quarter_count, w.month_closed, now_quarter - w.quarter_bucket, 120) AS month
+      closing(old.tokens, w.token_count, w.token_closed, now_second - w.second_bucket, 60) AS token
   )
-  UPDATE key_windows w SET
-    second_bucket = greatest(w.second_bucket, now_second),
-    second_count = CASE WHEN now_second > w.second_bucket THEN 0 ELSE w.second_count END,
-    minute_closed = w.minute_closed + c.minute,
-    token_count = CASE WHEN now_second > w.second_bucket THEN 0 ELSE w.token_count END,
-    token_closed = w.token_closed + c.token,
-    half_hour_bucket = greatest(w.half_hour_bucket, now_half_hour),
-    half_hour_count = CASE WHEN now_half_hour > w.half_hour_bucket THEN 0 ELSE w.half_hour_count END,
-    day_closed = w.day_closed + c.day,
-    quarter_bucket = greatest(w.quarter_bucket, now_quarter),
-    quarter_count = CASE WHEN now_quarter > w.quarter_bucket THEN 0 ELSE w.quarter_count END,
-    week_closed = w.week_closed + c.week,
-    month_closed = w.month_closed + c.month
+  UPDATE key_windows w SET second_bucket = now_second, second_count = 0, minute_closed = w.minute_closed + c.minute, token_count = 0, token_closed = w.token_closed + c.token
   FROM changes c
   WHERE w.key = c.key;
 END $$;
