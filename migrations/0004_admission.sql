@@ -737,6 +737,7 @@ AS $$
 DECLARE
   organization_number integer := (SELECT o.number FROM organizations o WHERE o.id = p_organization);
   present timestamptz;
+  dated boolean;
   v_key integer[];
   v_target bigint[];
   v_verdict text[];
@@ -781,7 +782,10 @@ BEGIN
   END IF;
 
   present := lock_windows(ARRAY(SELECT DISTINCT i.key FROM unnest(v_key, v_verdict) AS i (key, verdict) WHERE i.verdict <> 'again'));
-  PERFORM charge_windows(array_agg(i.key), CASE WHEN bool_or(i.at IS NOT NULL) THEN array_agg(coalesce(i.at, present)) END, array_agg(CASE i.verdict WHEN 'record' THEN coalesce(i.credits, 1)::bigint ELSE 0 END),
+  -- Nearly always a report is of the present, and no window is ahead of it: one is where the clock has stepped back.
+  dated := EXISTS (SELECT FROM unnest(p_at) AS a WHERE a IS NOT NULL)
+    OR EXISTS (SELECT FROM key_windows w WHERE w.key = ANY (v_key) AND w.second_bucket > floor(extract(epoch FROM present)));
+  PERFORM charge_windows(array_agg(i.key), CASE WHEN dated THEN array_agg(coalesce(i.at, present)) END, array_agg(CASE i.verdict WHEN 'record' THEN coalesce(i.credits, 1)::bigint ELSE 0 END),
     array_agg(coalesce(i.tokens_in, 0) + coalesce(i.tokens_out, 0)))
   FROM unnest(v_key, v_verdict, p_at, p_credits, p_tokens_in, p_tokens_out) AS i (key, verdict, at, credits, tokens_in, tokens_out)
   WHERE i.verdict <> 'again';

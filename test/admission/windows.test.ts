@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { asAdmin } from '../support/database.ts';
 import { done, openTestLedger, type TestLedger } from '../support/ledger.ts';
+import { installTestClock } from '../support/test-clock.ts';
 
 const ITEM = {
   keyId: null,
@@ -48,6 +49,27 @@ describe('the windows of a key', () => {
     expect(await check(keyId)).toEqual([]);
     const row = await sql<{ total: bigint }>`SELECT total FROM key_windows WHERE key = ${await numberOf(keyId)}`.execute(ledger.db);
     expect(row.rows).toEqual([{ total: 37n }]);
+  });
+
+  it('5.5 equal its usage events where the clock stepped back between a verification and a report', async () => {
+    const stepping = await openTestLedger();
+    try {
+      const { keyId, secret } = await stepping.newKey({ limits: { tokensPerMinute: 1000 } });
+      const clock = await installTestClock(stepping.testDatabase);
+      try {
+        const at = new Date(Math.floor(Date.now() / 1000) * 1000 + 500);
+        await clock.stopAt(at);
+        await stepping.verify(secret);
+        await clock.stopAt(new Date(at.getTime() - 2000));
+        await stepping.admission.recordUsage(stepping.organization.id, [{ ...ITEM, requestId: null, keyId, credits: 3, tokensIn: 7n }]);
+      } finally {
+        await clock.close();
+      }
+      const { number } = await stepping.db.selectFrom('api_keys').select('number').where('id', '=', keyId).executeTakeFirstOrThrow();
+      expect((await sql`SELECT * FROM window_differences(${number})`.execute(stepping.db)).rows).toEqual([]);
+    } finally {
+      await stepping.close();
+    }
   });
 
   it('are found out where they differ from the log, and repaired', async () => {
