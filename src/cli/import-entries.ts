@@ -5,6 +5,7 @@ import { importedKeySchema, MAX_IMPORTED_KEYS } from '../commands/import-input.t
 import { parseInput } from '../commands/input.ts';
 import { parseSha256 } from '../domain/foreign-key.ts';
 import { isRefusal } from '../domain/refusals.ts';
+import { idOf, splitMemberId } from '../graphql/global-id.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { foldName } from '../projections/key-row.ts';
 import type { Entry } from './parse-entries.ts';
@@ -108,7 +109,18 @@ function candidateOf(entry: Entry, seen: Set<string>): Candidate | string {
   const name = hash.toString('hex');
   if (seen.has(name)) return 'an earlier line has this hash';
   seen.add(name);
-  return { line, hash, value: fields };
+  return { line, hash, value: withPlainIds(fields) };
+}
+
+/** Ids may be written as GraphQL shows them; what is none is refused with the rest of the line. */
+function withPlainIds(fields: Candidate['value']): Candidate['value'] {
+  const { profileId, ownerId } = fields;
+  const member = typeof ownerId === 'string' ? idOf('Member', ownerId) : null;
+  return {
+    ...fields,
+    ...(typeof profileId === 'string' ? { profileId: idOf('Profile', profileId) ?? profileId } : {}),
+    ...(member === null ? {} : { ownerId: splitMemberId(member).memberId }),
+  };
 }
 
 /** The name that was given, or where that is none, too short or taken, one with the beginning of the hash; the same in every run. Adds it to those taken. */

@@ -14,13 +14,14 @@ export const importCommand: CliCommand = {
   summary: 'import keys that another product made, by their hashes',
   help: `keyledger import FILE [--organization ID|NAME] [--json]
 
-Imports team keys whose secrets were made elsewhere: clients go on with the secrets that they have. FILE (- for standard input) holds one JSON object a
+Imports keys whose secrets were made elsewhere: clients go on with the secrets that they have. FILE (- for standard input) holds one JSON object a
 line, or a JSON array of them; docs/migrating.md says how to get it out of Unkey and better-auth. Each has
 
   hash          SHA-256 of the key's whole text: 64 hex digits, or base64 or base64url
   name          3 to 50 characters. One that is missing, too short, or taken is completed with the beginning of the hash
-  and, where wanted, start, last4, enabled, type, category, permissions, expiresAt, metadata, ipAllowlist, allowedOrigins, quotas, limits and
-  rotateEveryDays, as createApiKey takes them
+  ownerId       the member whose personal key it is; left out: a team key
+  and, where wanted, start, last4, enabled, type, category, permissions, expiresAt, profileId, metadata, ipAllowlist, allowedOrigins, quotas, limits
+  and rotateEveryDays, as createApiKey takes them
 
 A line at fault is named and holds up no other. A hash that was imported before is left alone: so Ctrl-C stops it at any time, and the same command goes
 on where it stopped. No limit on key operations holds here. Exit code 0: all keys are there; 1: some are not.

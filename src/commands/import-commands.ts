@@ -9,7 +9,7 @@ import { newLookupId } from '../domain/key-format.ts';
 import { isRefusal, refusal, type Refusal } from '../domain/refusals.ts';
 import { fingerprint } from '../identity/argon2-verifier.ts';
 import { importedVerifier } from '../identity/imported-verifier.ts';
-import { isUniqueViolation, type StreamAppend } from '../ledger/append.ts';
+import { isForeignKeyViolation, isUniqueViolation, type StreamAppend } from '../ledger/append.ts';
 import { runCommand, type CommandContext, type Outcome } from '../ledger/run-command.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { requireFunds } from '../projections/balance-row.ts';
@@ -21,6 +21,7 @@ import { importKeysSchema, type ImportedKey } from './import-input.ts';
 import { parseInput } from './input.ts';
 import { loadKey } from './key-commands.ts';
 import { operationsUnder, readKeyPolicy } from './key-policy.ts';
+import { bindPersonalKeys, isUnbindable, type Unbindable } from './personal-keys.ts';
 
 /** In the order of the input. */
 export type ImportResult = { readonly keyIds: readonly string[] };
@@ -58,21 +59,20 @@ export function createImportCommands(context: CommandContext & { readonly keyOpe
           idempotencyKey,
           decide: async (now) => {
             const policy = await readKeyPolicy(db, organizationId);
-            const taken = await findTaken(db, organizationId, keys);
-            if (taken !== null) return taken;
+            const refused = (await findTaken(db, organizationId, keys)) ?? (await findMissingProfile(db, organizationId, keys));
+            if (refused !== null) return refused;
             identities ??= await newIdentities(db, keys.length);
             const streams: StreamAppend[] = [];
             const rows: ImportedKeyRow[] = [];
             for (const [index, identity] of identities.entries()) {
               const key = made[index];
               if (key === undefined) throw new Error('There are more identities than keys to import.');
-              const { hash, start, last4, enabled, type, lookupId, durable, ...given } = key;
-              const settings = { ...given, profileId: null };
+              const { hash, start, last4, enabled, type, ownerId, lookupId, durable, ...settings } = key;
               const secret = { lookupId, masked: maskForeign(start, last4), verifierFingerprint: fingerprint(durable) };
               const { publicPermissions } = policy;
               const imported = decideKey(
                 ABSENT_KEY,
-                { kind: 'import', ...identity, type, ownerId: null, settings, secret, publicPermissions },
+                { kind: 'import', ...identity, type, ownerId, settings, secret, publicPermissions },
                 now,
               );
               if (isRefusal(imported)) return ofKey(index, imported);
@@ -82,8 +82,16 @@ export function createImportCommands(context: CommandContext & { readonly keyOpe
               streams.push({ organizationId, stream: streamOf.key(identity.keyId), version: 0, events });
               rows.push({ state, version: events.length, hash: Buffer.from(hash, 'hex'), durable });
             }
+            const owned = rows.flatMap(({ state: { keyId, ownerId } }) => (ownerId === null ? [] : [{ keyId, ownerId }]));
+            const bound = await bindPersonalKeys(db, organizationId, owned);
+            if (isUnbindable(bound)) {
+              return ofKey(
+                identities.findIndex(({ keyId }) => keyId === bound.keyId),
+                refuseOwner(bound),
+              );
+            }
             return {
-              streams,
+              streams: [...streams, ...bound],
               effects: [...writeImportedKeys(rows, { organizationId, actorId }), requireFunds(organizationId)],
               decidedOn: { streams: policy.decidedOn },
               keyOperationsPerHour: actor === null ? null : operationsUnder(policy, context.keyOperationsPerHour),
@@ -94,6 +102,8 @@ export function createImportCommands(context: CommandContext & { readonly keyOpe
       } catch (error) {
         // Another request came first, after this one had looked.
         if (isUniqueViolation(error, 'api_keys_name')) return refusal('NAME_TAKEN', undefined, 'keys');
+        if (isForeignKeyViolation(error, 'api_keys_profile'))
+          return refusal('NOT_FOUND', 'A profile of this import was deleted meanwhile', 'keys');
         if (isUniqueViolation(error, 'imported_secrets_pkey')) return refusal('ALREADY_IMPORTED', undefined, 'keys');
         throw error;
       }
@@ -156,6 +166,33 @@ async function findTaken(db: Kysely<Tables>, organizationId: string, keys: reado
   return first.imported
     ? ofKey(index, refusal('ALREADY_IMPORTED', undefined, 'hash'))
     : ofKey(index, refusal('NAME_TAKEN', undefined, 'name'));
+}
+
+/** The first key of an import whose profile the organization does not have. */
+async function findMissingProfile(db: Kysely<Tables>, organizationId: string, keys: readonly ImportedKey[]): Promise<Refusal | null> {
+  const asked = new Set(keys.flatMap(({ profileId }) => (profileId === null ? [] : [profileId])));
+  if (asked.size === 0) return null;
+  const found = await db
+    .selectFrom('profiles')
+    .select('id')
+    .where('organization_id', '=', organizationId)
+    .where('id', '=', sql<string>`ANY(${[...asked]}::uuid[])`)
+    .execute();
+  const there = new Set(found.map(({ id }) => id));
+  const index = keys.findIndex(({ profileId }) => profileId !== null && !there.has(profileId));
+  return index === -1 ? null : ofKey(index, refusal('NOT_FOUND', 'There is no such profile in your organization', 'profileId'));
+}
+
+/** Why a member can't be given a personal key; said to who imports it. */
+function refuseOwner({ reason }: Unbindable): Refusal {
+  switch (reason) {
+    case 'NO_MEMBER':
+    case 'OWNER_LEFT':
+      return refusal('NOT_FOUND', 'There is no such member in your organization', 'ownerId');
+    case 'TEAM_JOINED':
+      return refusal('KEY_ARCHIVED', "The owner belongs to a team, which archives personal keys; leave 'ownerId' out", 'ownerId');
+  }
+  return reason satisfies never;
 }
 
 /** The refusal of one key of an import, which says in its sentence too which it is. */

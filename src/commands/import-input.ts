@@ -15,14 +15,7 @@ const shown = (longest: number) =>
     .nullish()
     .transform((value) => value ?? '');
 
-const {
-  organizationId: _organization,
-  personal: _personal,
-  idempotencyKey: _key,
-  profileId: _profile,
-  type,
-  ...settings
-} = createKeySchema.shape;
+const { organizationId: _organization, personal: _personal, idempotencyKey: _key, type, ...settings } = createKeySchema.shape;
 
 /** One key of `importApiKeys` and of a line of `keyledger import`; what is left out is as with `createApiKey`. */
 export const importedKeySchema = z.strictObject({
@@ -37,6 +30,10 @@ export const importedKeySchema = z.strictObject({
     });
     return z.NEVER;
   }),
+  ownerId: z
+    .uuid('give the id of a member')
+    .nullish()
+    .transform((value) => value ?? null),
   start: shown(12),
   last4: shown(4),
   enabled: z

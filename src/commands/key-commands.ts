@@ -21,7 +21,7 @@ import { newWindowRows } from '../projections/window-rows.ts';
 import { requireKeyWrite, requirePermission } from './authorization.ts';
 import { parseInput } from './input.ts';
 import { operationsUnder, readKeyPolicy, readUse, type KeyPolicy } from './key-policy.ts';
-import { bindPersonalKey } from './personal-keys.ts';
+import { bindPersonalKeys, isUnbindable, refuseOwnKey } from './personal-keys.ts';
 import { createKeySchema, deleteKeySchema, keyIdSchema, regenerateKeySchema, updateKeySchema } from './key-input.ts';
 
 export type KeyResult = { readonly keyId: string };
@@ -144,8 +144,8 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
             ...under(policy),
           };
           if (ownerId === null) return decision;
-          const bound = await bindPersonalKey(db, { organizationId, ownerId, keyId: identity.keyId });
-          return isRefusal(bound) ? bound : { ...decision, streams: [...decision.streams, bound] };
+          const bound = await bindPersonalKeys(db, organizationId, [{ ownerId, keyId: identity.keyId }]);
+          return isUnbindable(bound) ? refuseOwnKey(bound) : { ...decision, streams: [...decision.streams, ...bound] };
         },
       }),
     );

@@ -3,7 +3,7 @@ import { sql, type Kysely } from 'kysely';
 import { ABSENT_KEY, decideKey, evolveKey, type KeyState } from '../domain/api-key.ts';
 import { parseEvent, streamOf, type OrganizationEvent, type PersonEvent } from '../domain/event.ts';
 import type { OrganizationState } from '../domain/organization.ts';
-import { archiveReason, evolvePerson, NEW_PERSON, type PersonalKey, type PersonState } from '../domain/person.ts';
+import { archiveReason, evolvePerson, NEW_PERSON, type ArchiveReason, type PersonalKey, type PersonState } from '../domain/person.ts';
 import { isRefusal, refusal, type Refusal } from '../domain/refusals.ts';
 import type { Effect, StreamAppend } from '../ledger/append.ts';
 import type { Tables } from '../postgres/tables.ts';
@@ -34,33 +34,47 @@ export async function personOf(db: Kysely<Tables>, organizationId: string, membe
   return row === undefined ? null : (row.person_id ?? memberId);
 }
 
+/** A key that can't be made somebody's own now, and why. */
+export type Unbindable = { readonly kind: 'unbindable'; readonly keyId: string; readonly reason: 'NO_MEMBER' | ArchiveReason };
+
 /**
- * The event that binds a new personal key to its owner's history, or why there may be none now. Right under concurrency: whoever joins a team or leaves writes the
- * same stream, so that one of the two loses on its version and is decided again with the other's outcome.
+ * The events that bind new personal keys to their owners' histories, or the first key that may not be bound now. Right under concurrency: whoever joins a team or leaves
+ * writes the same stream, so that one of the two loses on its version and is decided again with the other's outcome.
  */
-export async function bindPersonalKey(
+export async function bindPersonalKeys(
   db: Kysely<Tables>,
-  key: { readonly organizationId: string; readonly ownerId: string; readonly keyId: string },
-): Promise<StreamAppend | Refusal> {
-  const personId = await personOf(db, key.organizationId, key.ownerId);
-  if (personId === null)
-    return refusal('INVALID_INPUT', 'Only a member of the organization has personal keys: have yourself added to it', 'personal');
-  const { person, version } = await loadPerson(db, personId);
-  switch (archiveReason(person, key)) {
+  organizationId: string,
+  keys: readonly { readonly ownerId: string; readonly keyId: string }[],
+): Promise<readonly StreamAppend[] | Unbindable> {
+  const streams: StreamAppend[] = [];
+  for (const [ownerId, owned] of Map.groupBy(keys, (key) => key.ownerId)) {
+    const refused = (reason: Unbindable['reason']): Unbindable => ({ kind: 'unbindable', keyId: owned[0]?.keyId ?? '', reason });
+    const personId = await personOf(db, organizationId, ownerId);
+    if (personId === null) return refused('NO_MEMBER');
+    const { person, version } = await loadPerson(db, personId);
+    const reason = archiveReason(person, { ownerId });
+    if (reason !== null) return refused(reason);
+    const events = owned.map(({ keyId }) => ({ type: 'PersonalKeyAdded', data: { keyId, ownerId } }) as const);
+    streams.push({ organizationId, stream: streamOf.person(personId), version, events });
+  }
+  return streams;
+}
+
+export function isUnbindable(bound: readonly StreamAppend[] | Unbindable): bound is Unbindable {
+  return 'kind' in bound;
+}
+
+/** Why an owner can't create a key of their own; said to themselves. */
+export function refuseOwnKey({ reason }: Unbindable): Refusal {
+  switch (reason) {
+    case 'NO_MEMBER':
+      return refusal('INVALID_INPUT', 'Only a member of the organization has personal keys: have yourself added to it', 'personal');
     case 'OWNER_LEFT':
       return refusal('INVALID_INPUT', 'You are no member of the organization any more', 'personal');
     case 'TEAM_JOINED':
       return refusal('KEY_ARCHIVED', undefined, 'personal');
-    case null: {
-      const data = { keyId: key.keyId, ownerId: key.ownerId };
-      return {
-        organizationId: key.organizationId,
-        stream: streamOf.person(personId),
-        version,
-        events: [{ type: 'PersonalKeyAdded', data }],
-      };
-    }
   }
+  return reason satisfies never;
 }
 
 export type Followed = { readonly streams: readonly StreamAppend[]; readonly effects: readonly Effect[] };

@@ -47,7 +47,7 @@ export type MutationSpec<Result extends object> = {
   /** False for those that change nothing and so need no idempotency key. */
   readonly idempotent?: false;
   readonly input: (t: PothosSchemaTypes.InputFieldBuilder<Types, 'InputObject'>) => InputFieldMap;
-  /** Which fields of the input hold global ids, and of what. */
+  /** Which fields of the input hold global ids, and of what; `list.*.field` is that field of each in a list. */
   readonly ids?: Readonly<Record<string, IdType>>;
   readonly refusals: readonly MutationRefusalCode[];
   readonly payload: ObjectFieldsShape<Types, Result>;
@@ -107,21 +107,38 @@ function decodeIds(
   ids: Readonly<Record<string, IdType>>,
   actor: Actor,
 ): Readonly<Record<string, unknown>> | Refusal {
-  const decoded: Record<string, unknown> = { ...input };
-  for (const [field, type] of Object.entries(ids)) {
-    const text = input[field];
-    if (typeof text !== 'string') continue;
-    const id = idOf(type, text);
-    if (id === null) return refusal('INVALID_INPUT', `'${field}' is no id of the type ${type}`, field);
-    if (type !== 'Member') {
-      decoded[field] = id;
-      continue;
-    }
-    const { organizationId, memberId } = splitMemberId(id);
-    if (organizationId !== actor.organizationId) return refusal('NOT_FOUND', 'There is no such member in your organization', field);
-    decoded[field] = memberId;
+  let decoded: unknown = input;
+  for (const [path, type] of Object.entries(ids)) {
+    decoded = decodeAt(decoded, path.split('.'), [], (text, field) => decodeId(text, type, field, actor));
+    if (isRefusal(decoded)) return decoded;
   }
-  return decoded;
+  // What a path leads through is copied, never replaced by something else.
+  return decoded as Readonly<Record<string, unknown>>;
+}
+
+type Decode = (text: string, field: string) => string | Refusal;
+
+/** A copy of `value` whose texts at the path are decoded, or the first refusal on the way; anything else there is left for the command's own schema to refuse. */
+function decodeAt(value: unknown, path: readonly string[], at: readonly string[], decode: Decode): unknown {
+  const [step, ...rest] = path;
+  if (step === undefined) return typeof value === 'string' ? decode(value, at.join('.')) : value;
+  if (step === '*') {
+    if (!Array.isArray(value)) return value;
+    const items = value.map((item: unknown, index) => decodeAt(item, rest, [...at, String(index)], decode));
+    return items.find(isRefusal) ?? items;
+  }
+  if (typeof value !== 'object' || value === null || !(step in value)) return value;
+  const fields = value as Readonly<Record<string, unknown>>;
+  const part = decodeAt(fields[step], rest, [...at, step], decode);
+  return isRefusal(part) ? part : { ...fields, [step]: part };
+}
+
+function decodeId(text: string, type: IdType, field: string, actor: Actor): string | Refusal {
+  const id = idOf(type, text);
+  if (id === null) return refusal('INVALID_INPUT', `'${field}' is no id of the type ${type}`, field);
+  if (type !== 'Member') return id;
+  const { organizationId, memberId } = splitMemberId(id);
+  return organizationId === actor.organizationId ? memberId : refusal('NOT_FOUND', 'There is no such member in your organization', field);
 }
 
 function pascalCase(code: string): string {

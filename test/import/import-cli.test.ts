@@ -7,7 +7,8 @@ import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
 import { runCli, startCli } from '../cli/run-cli.ts';
-import { openTestLedger, type TestLedger } from '../support/ledger.ts';
+import { encodeGlobalId } from '../../src/graphql/global-id.ts';
+import { done, openTestLedger, type TestLedger } from '../support/ledger.ts';
 
 let ledger: TestLedger;
 let env: Readonly<Record<string, string>>;
@@ -98,6 +99,31 @@ test('a line at fault is named and holds up no other; names that are missing or 
   expect(err).toMatch(/line 8: .*expiresAt.* past/);
   expect(await ledger.verify(late)).toMatchObject({ code: 'INACTIVE' });
   expect(await ledger.verify(twin)).toMatchObject({ code: 'VALID' });
+});
+
+test('3.2 a line can name an owner and a profile, by the ids of GraphQL or bare ones; one that is not there is named', async () => {
+  const { organizationId, memberId } = ledger.owner;
+  const { profileId } = done(await ledger.profiles.create(ledger.owner, { organizationId, name: 'gold', settings: { tier: 1 } })).result;
+  const [bare, shown] = [newSecret(), newSecret()];
+  const text = lines([
+    { name: 'with bare ids', hash: sha256(bare), profileId, ownerId: memberId },
+    {
+      name: 'with ids as shown',
+      hash: sha256(shown),
+      profileId: encodeGlobalId('Profile', profileId),
+      ownerId: encodeGlobalId('Member', `${organizationId}:${memberId}`),
+    },
+    { name: 'no such owner', hash: sha256(newSecret()), ownerId: profileId },
+    { name: 'no such profile', hash: sha256(newSecret()), profileId: memberId },
+    { name: 'no id at all', hash: sha256(newSecret()), ownerId: 'me' },
+  ]);
+  const { code, out, err } = await runCli(['import', await write('owned.ndjson', text), '--organization', organizationId], env);
+  expect({ code, out }).toEqual({ code: 1, out: '2 imported, 0 were there already, 3 at fault, of 5.\n' });
+  expect(err).toMatch(/line 3: .*ownerId.* no such member/);
+  expect(err).toMatch(/line 4: .*profileId.* no such profile/);
+  expect(err).toMatch(/line 5: .*ownerId.* id of a member/);
+  for (const secret of [bare, shown])
+    expect(await ledger.verify(secret)).toMatchObject({ code: 'VALID', key: { ownerId: memberId, profile: { name: 'gold' } } });
 });
 
 test('it can be interrupted at any time, and goes on where it stopped', { timeout: 120_000 }, async () => {

@@ -9,11 +9,11 @@ import { createPeppers, fastVerifier } from '../../src/identity/pepper.ts';
 import { at, listAt, textAt } from '../graphql/at.ts';
 import { eventually, openTestGraphql, randomName, type TestGraphql } from '../graphql/graphql-server.ts';
 import { openDataPlane, type DataPlane } from '../http/data-plane.ts';
-import { openTestLedger } from '../support/ledger.ts';
+import { done, member, openTestLedger } from '../support/ledger.ts';
 
 const IMPORT = `mutation ($input: ImportApiKeysInput!) { importApiKeys(input: $input) { __typename
   ... on ImportApiKeysPayload { position apiKeys { id keyId name type status masked permissions category quotas { window limit } } }
-  ... on UserError { code message } ... on InvalidInput { field } ... on NameTaken { field } ... on AlreadyImported { field } ... on PermissionNotPublic { field } } }`;
+  ... on UserError { code message } ... on InvalidInput { field } ... on NameTaken { field } ... on AlreadyImported { field } ... on PermissionNotPublic { field } ... on NotFound { field } ... on KeyArchived { field } } }`;
 const REGENERATE = `mutation ($input: RegenerateApiKeyInput!) { regenerateApiKey(input: $input) { ... on RegenerateApiKeyPayload { secret apiKey { masked } } ... on UserError { code } } }`;
 const DELETE = `mutation ($input: DeleteApiKeyInput!) { deleteApiKey(input: $input) { __typename ... on UserError { code } } }`;
 
@@ -240,6 +240,80 @@ describe('import of keys that were made elsewhere', () => {
     const racing = await Promise.all(Array.from({ length: 5 }, () => importKeys([{ ...twin, name: randomName() }])));
     expect(racing.filter((answer) => textAt(answer, '__typename') === 'ImportApiKeysPayload')).toHaveLength(1);
     expect(racing.filter((answer) => at(answer, 'code') === 'ALREADY_IMPORTED')).toHaveLength(4);
+    expect(await findings()).toEqual([]);
+  });
+
+  it('1.6 gives imported keys a profile of the organization, and hands its settings over at their first use', async () => {
+    const create = `mutation ($input: CreateProfileInput!) { createProfile(input: $input) { ... on CreateProfilePayload { profile { id } } } }`;
+    const profile = async (token: string, organizationId: string) =>
+      textAt(
+        await server.query(create, { input: { organizationId, name: randomName(), settings: { tier: 'gold' } } }, token),
+        'data.createProfile.profile.id',
+      );
+    const profileId = await profile(server.ownerToken, server.organizationId);
+    const secret = unkey();
+    const key = () => ({ name: randomName(), hash: sha256(unkey()) });
+    expect(
+      await importKeys([
+        { name: randomName(), hash: sha256(secret), profileId },
+        { ...key(), profileId: null },
+      ]),
+    ).toMatchObject({
+      __typename: 'ImportApiKeysPayload',
+    });
+    expect(await verify(secret)).toMatchObject({ valid: true, key: { profile: { settings: { tier: 'gold' } } } });
+    const other = await server.ledger.newOrganization('Its profile');
+    const { token } = await server.tokenOf({ memberId: other.owner.memberId }, other.id);
+    const foreign = await profile(token, encodeGlobalId('Organization', other.id));
+    for (const [wrong, code] of [
+      [foreign, 'NOT_FOUND'],
+      [encodeGlobalId('Profile', '01890000-0000-7000-8000-000000000000'), 'NOT_FOUND'],
+      [server.organizationId, 'INVALID_INPUT'],
+      ['gold', 'INVALID_INPUT'],
+    ])
+      expect(await importKeys([key(), { ...key(), profileId: wrong }])).toMatchObject({ code, field: 'keys.1.profileId' });
+    expect(await findings()).toEqual([]);
+  });
+
+  it('3.2 makes imported keys the personal ones of members, archived like any others, and refuses them for who belongs to a team', async () => {
+    const [alice, bob] = [await server.newMember('MEMBER'), await server.newMember('MEMBER')];
+    const idOf = (memberId: string, organizationId = server.ledger.organization.id) =>
+      encodeGlobalId('Member', `${organizationId}:${memberId}`);
+    const owned = (memberId: string, secret = unkey()) => ({ name: randomName(), hash: sha256(secret), ownerId: idOf(memberId) });
+    const secrets = [unkey(), unkey(), betterAuth()];
+    const [first] = listAt(
+      await importKeys([owned(alice.memberId, secrets[0]), owned(alice.memberId, secrets[1]), owned(bob.memberId, secrets[2])]),
+      'apiKeys',
+    );
+    for (const secret of secrets) expect(await verify(secret)).toMatchObject({ valid: true });
+    expect(await verify(secrets[0] ?? '')).toMatchObject({ key: { id: textAt(first, 'keyId'), ownerId: alice.memberId } });
+    const { organizations, owner } = server.ledger;
+    const team = done(await organizations.create(null, { name: 'The team', team: true })).result;
+    const teamOwner = member(team.organizationId, team.memberId ?? '', 'OWNER');
+    const consent = await organizations.createJoinCode(member(owner.organizationId, alice.memberId, 'MEMBER'), {
+      organizationId: team.organizationId,
+    });
+    const joinCode = done(consent).secret?.reveal();
+    const joined = done(await organizations.addMember(teamOwner, { organizationId: team.organizationId, role: 'MEMBER', joinCode })).result;
+    expect([await verify(secrets[0] ?? ''), await verify(secrets[1] ?? ''), await verify(secrets[2] ?? '')]).toMatchObject([
+      { code: 'INACTIVE' },
+      { code: 'INACTIVE' },
+      { valid: true },
+    ]);
+    expect(await importKeys([owned(bob.memberId), owned(alice.memberId)])).toMatchObject({ code: 'KEY_ARCHIVED', field: 'keys.1.ownerId' });
+    done(await organizations.removeMember(teamOwner, { id: joined.memberId }));
+    expect(await verify(secrets[1] ?? '')).toMatchObject({ valid: true });
+    done(await organizations.removeMember(owner, { id: bob.memberId }));
+    for (const [ownerId, code] of [
+      [idOf(bob.memberId), 'NOT_FOUND'],
+      [idOf(alice.memberId, team.organizationId), 'NOT_FOUND'],
+      [encodeGlobalId('Profile', alice.memberId), 'INVALID_INPUT'],
+    ])
+      expect(await importKeys([{ ...owned(alice.memberId), ownerId }])).toMatchObject({ code, field: 'keys.0.ownerId' });
+    // Personal keys of one's own are created, not imported: importing is for who manages all keys.
+    expect(
+      (await server.query(IMPORT, { input: { organizationId: server.organizationId, keys: [owned(alice.memberId)] } }, alice.token)).errors,
+    ).toMatchObject([{ extensions: { code: 'FORBIDDEN' } }]);
     expect(await findings()).toEqual([]);
   });
 
