@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { balanceCommand } from './cli/balance.ts';
 import { bootstrapCommand } from './cli/bootstrap.ts';
 import { checkCommand } from './cli/check.ts';
 import { EXIT, UsageError, type CliCommand, type CliIo } from './cli/command.ts';
@@ -16,6 +17,7 @@ const COMMANDS: readonly CliCommand[] = [
   migrateCommand,
   bootstrapCommand,
   tokenCommand,
+  balanceCommand,
   importCommand,
   replayCommand,
   rebuildCommand,

@@ -18,7 +18,7 @@ export async function evaluateBalances(
     SELECT o.id, b.micros, coalesce(f.position, 0) AS funded_at
     FROM balances b JOIN organizations o ON o.number = b.organization
     LEFT JOIN LATERAL (
-      SELECT e.position FROM events e WHERE e.stream = 'organization:' || o.id AND e.type = 'FundsAdded' ORDER BY e.version DESC LIMIT 1) AS f ON true
+      SELECT e.position FROM events e WHERE e.stream = 'organization:' || o.id AND e.type IN ('FundsAdded', 'BalanceDisabled') ORDER BY e.version DESC LIMIT 1) AS f ON true
     WHERE b.organization = ANY(${[...usedOrganizations]}::integer[]) OR o.id = ANY(${[...ruledOrganizations]}::uuid[])`.execute(db);
   if (rows.length === 0) return [];
   const rules = await loadRules(

@@ -17,6 +17,8 @@ export function describeEvent(event: LifecycleEvent, before: KeyState | null): r
       ];
     case 'BalanceEnabled':
       return ['prepaid balance enabled: usage is charged from here on'];
+    case 'BalanceDisabled':
+      return ['prepaid balance disabled: nothing is charged any more'];
     case 'FundsAdded':
       return [`funds of ${event.data.micros} micros added`];
     case 'OrganizationSettingsChanged':

@@ -12,7 +12,7 @@ import type { CliIo } from './command.ts';
 export type OpenLedger = {
   readonly database: Database;
   readonly config: Config;
-  /** For commands without idempotency keys, which are all of the command line's. */
+  /** For commands that remember no secret under an idempotency key, which are all of the command line's. */
   readonly context: CommandContext;
   /** Releases what was acquired; an embedded Postgres that was started here is stopped. */
   close(): Promise<void>;
@@ -82,7 +82,7 @@ export async function connect(io: CliIo, create: boolean): Promise<Connected> {
 
 const NO_SEALING_KEYS: CommandContext['sealingKeys'] = {
   get current(): never {
-    throw new Error('The command line gives no idempotency keys, so it has nothing to seal.');
+    throw new Error('The command line gives no idempotency keys with what makes secrets, so it has nothing to seal.');
   },
   get: () => undefined,
 };

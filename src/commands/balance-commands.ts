@@ -24,6 +24,7 @@ export const enableBalanceSchema = z.strictObject({
   fundsMicros: funds.nullish().transform((value) => value ?? null),
   idempotencyKey: idempotencyKeySchema,
 });
+export const disableBalanceSchema = z.strictObject({ organizationId: z.uuid(), idempotencyKey: idempotencyKeySchema });
 export const addFundsSchema = z.strictObject({ organizationId: z.uuid(), micros: funds, idempotencyKey: idempotencyKeySchema });
 
 export type BalanceResult = { readonly organizationId: string };
@@ -32,6 +33,8 @@ export type BalanceResult = { readonly organizationId: string };
 export type BalanceCommands = {
   /** From here on usage is charged. A balance that exists already stays as it is. */
   enable(actor: Actor | null, input: unknown): Promise<Outcome<BalanceResult>>;
+  /** From here on nothing is charged and nothing refused for want of funds. What was left counts no more: enabled again, it begins anew. */
+  disable(actor: Actor | null, input: unknown): Promise<Outcome<BalanceResult>>;
   addFunds(actor: Actor | null, input: unknown): Promise<Outcome<BalanceResult>>;
 };
 
@@ -68,6 +71,14 @@ export function createBalanceCommands(context: CommandContext): BalanceCommands 
       const { organizationId, fundsMicros, idempotencyKey } = input.value;
       const request = { operation: 'enableBalance', input: { organizationId, fundsMicros }, idempotencyKey };
       return change(actor, organizationId, request, { kind: 'enable-balance', fundsMicros });
+    },
+    async disable(actor, raw) {
+      if (actor !== null) requirePermission(actor, 'balance:write');
+      const input = parseInput(disableBalanceSchema, raw);
+      if (!input.ok) return input.refusal;
+      const { organizationId, idempotencyKey } = input.value;
+      const request = { operation: 'disableBalance', input: { organizationId }, idempotencyKey };
+      return change(actor, organizationId, request, { kind: 'disable-balance' });
     },
     async addFunds(actor, raw) {
       if (actor !== null) requirePermission(actor, 'balance:write');

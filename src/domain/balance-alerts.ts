@@ -6,7 +6,7 @@ import { formatMicros } from './format-micros.ts';
 export type BalanceFacts = {
   readonly organizationId: string;
   readonly micros: bigint;
-  /** Position of the event that last added funds, with which every amount can be fallen to again; 0 where none did. */
+  /** Position of the event that last added funds, or switched the balance off, after which every amount can be fallen to again; 0 where none did. */
   readonly fundedAt: bigint;
 };
 

@@ -99,6 +99,7 @@ const organizationEvents = {
     requestsPerMinute: cap.describe('over all keys, in any minute; null for no cap'),
   }),
   BalanceEnabled: z.object({}).describe('from here on usage is charged, and keys pass only while funds last'),
+  BalanceDisabled: z.object({}).describe('nothing is charged any more, and no key waits for funds; what was left counts no more'),
   FundsAdded: z.object({ micros: z.int().positive().describe('millionths of the currency') }),
   OrganizationSettingsChanged: organizationSettingsSchema.partial().describe('the settings that changed, with their new values'),
   MemberAdded: z.object({

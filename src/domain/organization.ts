@@ -14,7 +14,7 @@ export type OrganizationState =
       readonly name: string;
       readonly plan: string;
       readonly caps: PlanCaps;
-      /** All that was ever added, in millionths; what is left of it also depends on usage. Null: it keeps no balance. */
+      /** All that was added since the balance was enabled, in millionths; what is left of it also depends on usage. Null: it keeps no balance. */
       readonly fundsMicros: number | null;
       readonly settings: OrganizationSettings;
       /** Whoever joins it has their personal keys archived while they belong to it. */
@@ -39,6 +39,7 @@ export type OrganizationCommand =
   /** `caps` only with ENTERPRISE: the other plans have their own. */
   | { readonly kind: 'change-plan'; readonly plan: PlanName; readonly caps: PlanCaps | null }
   | { readonly kind: 'enable-balance'; readonly fundsMicros: number | null }
+  | { readonly kind: 'disable-balance' }
   | { readonly kind: 'add-funds'; readonly micros: number }
   | { readonly kind: 'change-settings'; readonly changes: SettingsChanges }
   | { readonly kind: 'add-member'; readonly memberId: string; readonly role: Role; readonly personId?: string | null }
@@ -66,6 +67,8 @@ export function decideOrganization(state: OrganizationState, command: Organizati
       return decidePlan(state, command.plan, command.caps);
     case 'enable-balance':
       return decideBalance(state.fundsMicros, command.fundsMicros);
+    case 'disable-balance':
+      return state.fundsMicros === null ? [] : [{ type: 'BalanceDisabled', data: {} }];
     case 'add-funds':
       return decideFunds(state.fundsMicros, command.micros, 'micros');
     case 'change-settings': {
@@ -163,6 +166,8 @@ export function evolveOrganization(state: OrganizationState, event: Organization
     }
     case 'BalanceEnabled':
       return { ...state, fundsMicros: 0 };
+    case 'BalanceDisabled':
+      return { ...state, fundsMicros: null };
     case 'FundsAdded':
       return { ...state, fundsMicros: (state.fundsMicros ?? 0) + event.data.micros };
     case 'OrganizationSettingsChanged':

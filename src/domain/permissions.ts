@@ -11,7 +11,8 @@ export const PERMISSIONS = {
   'organization:write': 'rename the organization and change its settings',
   'organizations:create': 'create further organizations (no role carries it: it is given to a token by name)',
   'plans:write': 'change the plan of any organization (no role carries it: it is given to a token by name)',
-  'balance:write': 'give any organization a prepaid balance and add funds (no role carries it: it is given to a token by name)',
+  'balance:write':
+    'give any organization a prepaid balance, add funds, and take it away again (no role carries it: it is given to a token by name)',
   'members:read': 'list the members and their roles',
   'members:write': 'add and remove members and change their roles',
   'membership:own': 'agree to join another organization, and leave this one',

@@ -63,6 +63,17 @@ export function addBalance(builder: Builder, types: TypeRefs, refusals: RefusalT
     run: (actor, input, { deps }) => deps.balances.enable(actor, input),
   });
   addMutation<BalanceDone>(builder, refusals, {
+    name: 'disableBalance',
+    description:
+      'Takes the balance of any organization away: nothing is charged any more, and no key is refused for want of funds. What was left counts no more; enabled again, it begins anew. For tokens that carry `balance:write`.',
+    permissions: ['balance:write'],
+    input: (t) => ({ organizationId: t.id({ required: true }) }),
+    ids: { organizationId: 'Organization' },
+    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
+    payload,
+    run: (actor, input, { deps }) => deps.balances.disable(actor, input),
+  });
+  addMutation<BalanceDone>(builder, refusals, {
     name: 'addFunds',
     description: 'Adds to the balance of any organization; with an idempotency key never twice. For tokens that carry `balance:write`.',
     permissions: ['balance:write'],

@@ -76,6 +76,7 @@ export function writeOrganizationRows(state: Existing, events: readonly Organiza
       case 'OrganizationCreated':
       case 'OrganizationRenamed':
       case 'BalanceEnabled':
+      case 'BalanceDisabled':
       case 'FundsAdded':
       case 'OrganizationSettingsChanged':
         return [];

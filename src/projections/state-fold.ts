@@ -211,6 +211,7 @@ function organizationRows(events: readonly Recorded<OrganizationEvent>[]): reado
       case 'OrganizationSettingsChanged':
       case 'PlanChanged':
       case 'BalanceEnabled':
+      case 'BalanceDisabled':
       case 'FundsAdded':
         break;
       default:

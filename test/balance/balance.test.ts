@@ -12,6 +12,7 @@ import { asAdmin } from '../support/database.ts';
 import { done } from '../support/ledger.ts';
 
 const ENABLE = `mutation ($input: EnableBalanceInput!) { enableBalance(input: $input) { __typename ... on EnableBalancePayload { position balance { micros suspended } } ... on UserError { code message } ... on InvalidInput { field } } }`;
+const DISABLE = `mutation ($input: DisableBalanceInput!) { disableBalance(input: $input) { __typename ... on DisableBalancePayload { position balance { micros } } ... on UserError { code message } } }`;
 const ADD = `mutation ($input: AddFundsInput!) { addFunds(input: $input) { __typename ... on AddFundsPayload { position balance { micros suspended } } ... on UserError { code message } ... on InvalidInput { field } } }`;
 const BALANCE = `query ($id: ID!) { node(id: $id) { ... on Organization { balance { micros amount suspended } } } }`;
 const CREATE = `mutation ($input: CreateApiKeyInput!) { createApiKey(input: $input) { __typename ... on CreateApiKeyPayload { secret } ... on UserError { code message } } }`;
@@ -185,6 +186,39 @@ describe('3.4 a prepaid balance', () => {
     });
     const nobody = { organizationId: encodeGlobalId('Organization', crypto.randomUUID()), micros: 1 };
     expect(at(await server.query(ADD, { input: nobody }, operator), 'data.addFunds')).toMatchObject({ code: 'NOT_FOUND' });
+  });
+
+  it('can be switched off, once and by the operator alone: then nothing is charged and nobody refused; switched on again it begins anew', async () => {
+    const tenant = await newTenant(UNIT);
+    const input = { organizationId: tenant.globalId, idempotencyKey: 'off' };
+    const disable = async (more: object = {}) =>
+      at(await server.query(DISABLE, { input: { ...input, ...more } }, operator), 'data.disableBalance');
+    await tenant.settle([{ keyId: tenant.keyId, costMicros: 2 * UNIT }]);
+    expect(await tenant.verify()).toMatchObject({ code: 'INSUFFICIENT_BALANCE' });
+    expect((await tenant.ask(DISABLE, { organizationId: tenant.globalId })).errors[0]?.extensions).toMatchObject({ code: 'FORBIDDEN' });
+    const first = await disable();
+    expect(first).toMatchObject({ __typename: 'DisableBalancePayload', balance: null });
+    expect(await disable()).toEqual(first);
+    expect(await disable({ idempotencyKey: null })).toMatchObject({ __typename: 'DisableBalancePayload' });
+    expect(await tenant.verify()).toMatchObject({ valid: true });
+    expect(await tenant.balance()).toBeNull();
+    await tenant.settle([{ keyId: tenant.keyId, costMicros: 2 * UNIT }]);
+    expect(await tenant.balance()).toBeNull();
+    expect(await tenant.fund(1)).toMatchObject({ code: 'INVALID_INPUT', field: 'organizationId' });
+    const { rows } = await sql<{ type: string }>`
+      SELECT type FROM events WHERE stream = ${`organization:${tenant.id}`} AND type LIKE '%Balance%' ORDER BY version`.execute(
+      server.ledger.db,
+    );
+    expect(rows.map(({ type }) => type)).toEqual(['BalanceEnabled', 'BalanceDisabled']);
+    const enabled = await server.query(ENABLE, { input: { organizationId: tenant.globalId, fundsMicros: 3 * UNIT } }, operator);
+    expect(at(enabled, 'data.enableBalance')).toMatchObject({ balance: { micros: 3 * UNIT } });
+    await tenant.settle([{ keyId: tenant.keyId, costMicros: 7 }]);
+    expect(await tenant.balance()).toMatchObject({ micros: 3 * UNIT - 7 });
+    const nobody = { organizationId: encodeGlobalId('Organization', crypto.randomUUID()) };
+    expect(at(await server.query(DISABLE, { input: nobody }, operator), 'data.disableBalance')).toMatchObject({ code: 'NOT_FOUND' });
+    const found: Finding[] = [];
+    await check(server.ledger.database, { onFinding: (finding) => found.push(finding), onProgress: () => undefined });
+    expect(found).toEqual([]);
   });
 
   it('is always the sum of its events: check finds what is not, and rebuild mends it while usage is settled', async () => {

@@ -106,6 +106,34 @@ describe('3.4 a balance that two servers charge', () => {
     expect(await differencesOf(first, organization)).toMatchObject([{ expected: left, found: micros }]);
   });
 
+  it('that is switched off and on again under way is what its events say: what is reported in between costs nothing, and rebuild finds nothing to mend', async () => {
+    const { first, second, keyId, organization, report } = await openServers();
+    const organizationId = first.organization.id;
+    done(await first.balances.enable(null, { organizationId, fundsMicros: UNIT }));
+    let going = true;
+    const reporters = Array.from({ length: 8 }, async (_, index) => {
+      while (going) await report(index, [{ keyId, costMicros: 1 + index }]);
+    });
+    const repairing = (async () => {
+      const repaired: number[] = [];
+      while (going) repaired.push((await repairBalances(second.database, {})).repaired);
+      return repaired;
+    })();
+    for (let round = 0; round < ROUNDS; round++) {
+      const [one, other] = round % 2 === 0 ? [first, second] : [second, first];
+      done(await one.balances.disable(null, { organizationId }));
+      done(await other.balances.enable(null, { organizationId, fundsMicros: UNIT + round }));
+    }
+    going = false;
+    await Promise.all(reporters);
+    expect(new Set(await repairing)).toEqual(new Set([0]));
+    expect(await differencesOf(first, organization)).toEqual([]);
+    done(await first.balances.disable(null, { organizationId }));
+    expect(await differencesOf(first, organization)).toEqual([]);
+    expect(await first.db.selectFrom('balances').selectAll().execute()).toEqual([]);
+    expect(first.errors).toEqual([]);
+  });
+
   type Verify = (server: number, verify: () => Promise<string>) => Promise<string>;
 
   /** Drains the balance and fills it again, while both servers are asked without pause. */

@@ -7,7 +7,7 @@ import { asAdmin, createTestDatabase, type TestDatabase } from '../support/datab
 import { appendUsage, createTenant, type Tenant } from '../support/tenant.ts';
 import { runCli, startCli } from './run-cli.ts';
 
-const COMMANDS = ['serve', 'migrate', 'bootstrap', 'token', 'import', 'replay', 'rebuild', 'check'];
+const COMMANDS = ['serve', 'migrate', 'bootstrap', 'token', 'balance', 'import', 'replay', 'rebuild', 'check'];
 const STACK = /\n\s+at /;
 
 let target: TestDatabase;
@@ -50,6 +50,10 @@ test('arguments that can not be understood are exit code 2 with a hint, before a
     [['check', '--loud'], /--loud/],
     [['bootstrap'], /--organization NAME is needed/],
     [['token', 'revoke', 'x'], /no token id/],
+    [['balance'], /balance show/],
+    [['balance', 'add', '1e3'], /no amount/],
+    [['balance', 'add', '0.0000001'], /no amount/],
+    [['balance', 'enable', '--funds', '0'], /no amount/],
     [['import'], /1 more argument is needed/],
     [['replay', 'key', 'x'], /a UUID/],
     [['replay', 'organization', '--at', 'yesterday'], /--at takes a moment/],

@@ -39,6 +39,7 @@ const ROOT_FIELDS: Readonly<Record<string, { readonly document: string; readonly
   'Mutation.createOrganization': { document: mutation('createOrganization', '{ name: "" }'), may: 'CREATOR' },
   'Mutation.changePlan': { document: mutation('changePlan', '{ organizationId: "x", plan: FREE }'), may: 'OPERATOR' },
   'Mutation.enableBalance': { document: mutation('enableBalance', '{ organizationId: "x" }'), may: 'OPERATOR' },
+  'Mutation.disableBalance': { document: mutation('disableBalance', '{ organizationId: "x" }'), may: 'OPERATOR' },
   'Mutation.addFunds': { document: mutation('addFunds', '{ organizationId: "x", micros: 1 }'), may: 'OPERATOR' },
   'Mutation.renameOrganization': { document: mutation('renameOrganization', '{ organizationId: "x", name: "x" }'), may: 'OWNER' },
   'Mutation.updateOrganizationSettings': {
