@@ -1,5 +1,9 @@
+import type { Kysely } from 'kysely';
+
 import { replay, type Replay, type ReplaySubject } from '../audit/replay.ts';
+import { headPosition } from '../ledger/append.ts';
 import type { AsOf } from '../ledger/stream.ts';
+import type { Tables } from '../postgres/tables.ts';
 import { EXIT, parseArguments, UsageError, type CliCommand, type CliIo } from './command.ts';
 import { findOrganization, isUuid } from './find-organization.ts';
 import { openLedger } from './open-ledger.ts';
@@ -30,6 +34,7 @@ Folds the log up to a position or moment (inclusive; to the end where none is gi
     try {
       const { db } = ledger.context;
       const subject: ReplaySubject = { kind, id: kind === 'key' ? (id ?? '').toLowerCase() : await findOrganization(db, id) };
+      await refuseBeyond(db, asOf);
       const history = await replay(db, subject, asOf);
       if (history === null) {
         io.err(`The log has no ${kind} ${subject.id}.`);
@@ -56,6 +61,13 @@ function parseAsOf(position: string | undefined, at: string | undefined): AsOf {
   if (Number.isNaN(moment.getTime()))
     throw new UsageError(`--at takes a moment with its offset, such as 2030-01-31T12:00:00Z, not ${JSON.stringify(at)}.`);
   return { at: moment };
+}
+
+/** What has not happened yet is no past. */
+async function refuseBeyond(db: Kysely<Tables>, { position }: AsOf): Promise<void> {
+  const head = await headPosition(db);
+  if (position !== undefined && position > head)
+    throw new UsageError(`--position ${position} lies beyond the end of the log, which is ${head}.`);
 }
 
 function print({ subject, at, events, state }: Replay, io: CliIo): void {

@@ -1,22 +1,14 @@
 import type { LimitWindow, QuotaWindow } from '../admission/read-windows.ts';
-import { ABSENT_KEY, evolveKey, keyStatus, type KeyState, type KeyStatus } from '../domain/api-key.ts';
-import { KEY_EVENT_SCHEMAS, parseEvent, streamOf, type EventType, type KeySettings } from '../domain/event.ts';
-import { loadStream } from '../ledger/stream.ts';
-import type { JsonValue } from '../lib/canonical-json.ts';
+import { KEY_EVENT_SCHEMAS, streamOf, type EventType } from '../domain/event.ts';
 import type { ActorRef } from './actor.ts';
 import type { AlertRefs } from './alert.ts';
-import { momentOf } from './as-of.ts';
 import type { Builder } from './builder.ts';
-import { actorOf } from './context.ts';
 import type { Enums } from './enums.ts';
 import { addOutdatedSecret } from './outdated-secret.ts';
 import { LIFECYCLE_TYPES, readEvents, type LedgerEventRefs } from './ledger-event.ts';
 import type { TypeRefs } from './type-refs.ts';
 import { readRequestLog } from './request-log.ts';
 import type { UsageRefs } from './usage.ts';
-
-/** A key as it stood at a past moment. */
-type PastKey = { readonly state: Exclude<KeyState, { kind: 'absent' }>; readonly status: KeyStatus };
 
 const KEY_LIFE = LIFECYCLE_TYPES.filter((type): type is EventType & keyof typeof KEY_EVENT_SCHEMAS =>
   Object.hasOwn(KEY_EVENT_SCHEMAS, type),
@@ -56,7 +48,6 @@ export function addApiKey(
     }),
   });
   const outdatedSecret = addOutdatedSecret(builder);
-  const past = addPastKey(builder, enums);
 
   types.apiKey.implement({
     description: 'A key. Its secret was shown once and can not be read again.',
@@ -147,20 +138,6 @@ export function addApiKey(
         args: { filter: t.arg({ type: alerts.filter }), first: t.arg.int(), after: t.arg({ type: 'Position' }) },
         resolve: (key, args, context) => alerts.read(context, args, key.id),
       }),
-      asOf: t.field({
-        type: past,
-        nullable: true,
-        description: 'The key as it stood after a position or at a moment, folded from the log; null before its creation.',
-        authScopes: { permission: 'log:read' },
-        args: { position: t.arg({ type: 'Position' }), at: t.arg({ type: 'DateTime' }) },
-        resolve: async (key, args, context): Promise<PastKey | null> => {
-          const db = context.deps.database.kysely;
-          const { asOf, moment } = await momentOf(db, args);
-          const fold = { initial: ABSENT_KEY, parse: parseEvent.key, evolve: evolveKey };
-          const { state } = await loadStream(db, actorOf(context).organizationId, streamOf.key(key.id), fold, asOf);
-          return state.kind === 'absent' ? null : { state, status: keyStatus(state, moment) };
-        },
-      }),
       events: t.field({
         type: events.connection,
         description: 'The life of the key, oldest first; its requests stand in `requestLog`.',
@@ -170,32 +147,4 @@ export function addApiKey(
       }),
     }),
   });
-}
-
-function addPastKey(builder: Builder, enums: Enums) {
-  const setting = <Name extends keyof KeySettings>(key: PastKey, name: Name): KeySettings[Name] => key.state.settings[name];
-  const capsOf = (key: PastKey): JsonValue => ({ ...setting(key, 'quotas'), ...setting(key, 'limits') });
-  return builder.objectRef<PastKey>('PastApiKey').implement({
-    description: 'A key as it stood at a past moment.',
-    fields: (t) => ({
-      keyId: t.id({ resolve: ({ state }) => state.keyId }),
-      name: t.string({ resolve: (key) => setting(key, 'name') }),
-      type: t.field({ type: enums.keyType, resolve: ({ state }) => state.type }),
-      status: t.field({ type: enums.keyStatus, resolve: ({ status }) => status }),
-      category: t.string({ resolve: (key) => setting(key, 'category') }),
-      masked: t.string({ resolve: ({ state }) => state.secret.masked }),
-      archived: t.boolean({ resolve: ({ state }) => state.archived }),
-      permissions: t.stringList({ resolve: (key) => [...setting(key, 'permissions')] }),
-      expiresAt: t.field({ type: 'DateTime', nullable: true, resolve: (key) => asDate(setting(key, 'expiresAt')) }),
-      metadata: t.field({ type: 'JSON', resolve: (key) => setting(key, 'metadata') }),
-      ipAllowlist: t.stringList({ resolve: (key) => [...setting(key, 'ipAllowlist')] }),
-      allowedOrigins: t.stringList({ resolve: (key) => [...setting(key, 'allowedOrigins')] }),
-      rotateEveryDays: t.int({ nullable: true, resolve: (key) => setting(key, 'rotateEveryDays') }),
-      caps: t.field({ type: 'JSON', description: 'Quotas and limits as `createApiKey` takes them; null is no cap.', resolve: capsOf }),
-    }),
-  });
-}
-
-function asDate(text: string | null): Date | null {
-  return text === null ? null : new Date(text);
 }

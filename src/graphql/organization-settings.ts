@@ -1,11 +1,13 @@
 import type { OrganizationResult } from '../commands/organization-commands.ts';
-import { DELETION_POLICIES, type AlertDefaults } from '../domain/organization-settings.ts';
+import { DELETION_POLICIES, type AlertDefaults, type OrganizationSettings } from '../domain/organization-settings.ts';
 import type { Done } from '../ledger/run-command.ts';
 import type { Builder } from './builder.ts';
 import { addMutation, type RefusalTypes } from './mutation-result.ts';
 import { loadOwnOrganization, type OrganizationRow, type TypeRefs } from './type-refs.ts';
 
-/** The type `OrganizationSettings`, of an organization's row, and the mutation that changes them. */
+export type OrganizationSettingsRef = ReturnType<typeof addOrganizationSettings>;
+
+/** The type `OrganizationSettings`, and the mutation that changes them. */
 export function addOrganizationSettings(builder: Builder, types: TypeRefs, refusals: RefusalTypes) {
   const deletionPolicy = builder.enumType('DeletionPolicy', {
     values: DELETION_POLICIES,
@@ -19,34 +21,26 @@ export function addOrganizationSettings(builder: Builder, types: TypeRefs, refus
       unusedForDays: t.exposeInt('unusedForDays', { nullable: true, description: 'Null: no alert.' }),
     }),
   });
-  const settings = builder.objectRef<OrganizationRow>('OrganizationSettings').implement({
+  const settings = builder.objectRef<OrganizationSettings>('OrganizationSettings').implement({
     description: 'What an organization decides for itself; a change holds at once on every server.',
     fields: (t) => ({
-      deletionPolicy: t.field({ type: deletionPolicy, resolve: (row) => row.deletion_policy }),
-      quotaStatus: t.int({
-        description: 'What an end client is answered whose key has used up a quota: 429 or 401.',
-        resolve: (row) => row.quota_status,
-      }),
+      deletionPolicy: t.field({ type: deletionPolicy, resolve: (decided) => decided.deletionPolicy }),
+      quotaStatus: t.exposeInt('quotaStatus', { description: 'What an end client is answered whose key has used up a quota: 429 or 401.' }),
       publicKeyPermissions: t.stringList({
         nullable: true,
         description: 'What PUBLIC keys may carry; null: anything.',
-        resolve: (row) => (row.public_key_permissions === null ? null : [...row.public_key_permissions]),
+        resolve: ({ publicKeyPermissions }) => (publicKeyPermissions === null ? null : [...publicKeyPermissions]),
       }),
-      keyOperationsPerHour: t.int({
+      keyOperationsPerHour: t.exposeInt('keyOperationsPerHour', {
         nullable: true,
         description: 'Keys created and regenerated per actor in any hour; 0 for no limit, null: as the server is configured.',
-        resolve: (row) => row.key_operations_per_hour,
       }),
-      alertDefaults: t.field({
-        type: alertDefaults,
-        resolve: (row) => ({
-          quotaThresholds: row.alert_quota_thresholds,
-          expiringWithinDays: row.alert_expiring_within_days,
-          unusedForDays: row.alert_unused_for_days,
-        }),
-      }),
+      alertDefaults: t.field({ type: alertDefaults, resolve: (decided) => decided.alertDefaults }),
     }),
   });
+  builder.objectField(types.organization, 'settings', (t) =>
+    t.field({ type: settings, authScopes: { permission: 'organization:read' }, resolve: settingsOf }),
+  );
   const alertDefaultsInput = builder.inputType('AlertDefaultsInput', {
     description: 'What is left out stays; null days: no such alert.',
     fields: (t) => ({
@@ -77,4 +71,18 @@ export function addOrganizationSettings(builder: Builder, types: TypeRefs, refus
     run: (actor, input, { deps }) => deps.organizations.changeSettings(actor, input),
   });
   return settings;
+}
+
+function settingsOf(row: OrganizationRow): OrganizationSettings {
+  return {
+    deletionPolicy: row.deletion_policy,
+    quotaStatus: row.quota_status,
+    publicKeyPermissions: row.public_key_permissions,
+    keyOperationsPerHour: row.key_operations_per_hour,
+    alertDefaults: {
+      quotaThresholds: row.alert_quota_thresholds,
+      expiringWithinDays: row.alert_expiring_within_days,
+      unusedForDays: row.alert_unused_for_days,
+    },
+  };
 }

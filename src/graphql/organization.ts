@@ -1,12 +1,7 @@
 import { sql } from 'kysely';
 
-import { parseEvent, streamOf } from '../domain/event.ts';
-import { ABSENT_ORGANIZATION, evolveOrganization, type OrganizationState } from '../domain/organization.ts';
-import type { Role } from '../domain/permissions.ts';
-import { loadStream } from '../ledger/stream.ts';
 import type { AlertRefs } from './alert.ts';
 import { loadAlertRules } from './alert-reading.ts';
-import { momentOf } from './as-of.ts';
 import type { Builder } from './builder.ts';
 import { badUserInput } from './client-error.ts';
 import { actorOf, type GraphqlContext } from './context.ts';
@@ -14,18 +9,15 @@ import type { Enums } from './enums.ts';
 import { idOf } from './global-id.ts';
 import { addKeyList } from './key-list.ts';
 import { logFilterOf, readEvents, type LedgerEventRefs } from './ledger-event.ts';
-import type { addOrganizationSettings } from './organization-settings.ts';
 import { refuseNul } from './refuse-nul.ts';
 import { pageOf, pageSizeOf } from './paging.ts';
+import type { PlanCapsRef } from './plan-caps.ts';
 import { listProfiles } from './profile-reading.ts';
 import type { ProfileRefs } from './profile.ts';
-import type { AccessTokenRow, MemberRow, OrganizationRow, TypeRefs } from './type-refs.ts';
+import type { AccessTokenRow, MemberRow, TypeRefs } from './type-refs.ts';
 import { encodeGlobalId } from './global-id.ts';
 import { readRequestLog } from './request-log.ts';
 import type { UsageRefs } from './usage.ts';
-
-type PastMember = { readonly organizationId: string; readonly memberId: string; readonly role: Role };
-type PastOrganization = Exclude<OrganizationState, { kind: 'absent' }>;
 
 export function addOrganization(
   builder: Builder,
@@ -34,20 +26,12 @@ export function addOrganization(
   events: LedgerEventRefs,
   usage: UsageRefs,
   profiles: ProfileRefs,
-  settings: ReturnType<typeof addOrganizationSettings>,
+  caps: PlanCapsRef,
   alerts: AlertRefs,
 ): void {
   const members = builder.connectionObject({ type: types.member, name: 'MemberConnection' });
   const tokens = builder.connectionObject({ type: types.accessToken, name: 'AccessTokenConnection' });
   const keys = addKeyList(builder, enums, types);
-  const past = addPastOrganization(builder, enums);
-  const caps = builder.objectRef<OrganizationRow>('PlanCaps').implement({
-    description: 'What all keys of an organization may ask together, in any second and in any minute; null is no cap.',
-    fields: (t) => ({
-      requestsPerSecond: t.float({ nullable: true, resolve: (row) => asNumber(row.requests_per_second) }),
-      requestsPerMinute: t.float({ nullable: true, resolve: (row) => asNumber(row.requests_per_minute) }),
-    }),
-  });
 
   types.organization.implement({
     description: 'Owns keys, members and tokens. Nothing of it can be reached from another.',
@@ -58,11 +42,13 @@ export function addOrganization(
         type: caps,
         description: 'Of its plan, over all its keys.',
         authScopes: { permission: 'organization:read' },
-        resolve: (organization) => organization,
+        resolve: (organization) => ({
+          requestsPerSecond: asNumber(organization.requests_per_second),
+          requestsPerMinute: asNumber(organization.requests_per_minute),
+        }),
       }),
       team: t.exposeBoolean('team', { description: 'Personal keys of its members are archived while they belong to it.' }),
       createdAt: t.field({ type: 'DateTime', resolve: (organization) => organization.created_at }),
-      settings: t.field({ type: settings, authScopes: { permission: 'organization:read' }, resolve: (organization) => organization }),
       members: t.field({
         type: members,
         authScopes: { permission: 'members:read' },
@@ -148,46 +134,12 @@ export function addOrganization(
         authScopes: { permission: 'alerts:read' },
         resolve: async (_organization, _args, context) => [...(await loadAlertRules(context.deps.database.kysely, actorOf(context)))],
       }),
-      asOf: t.field({
-        type: past,
-        nullable: true,
-        description: 'As it stood after a position or at a moment, folded from the log; null before its creation.',
-        authScopes: { permission: 'log:read' },
-        args: { position: t.arg({ type: 'Position' }), at: t.arg({ type: 'DateTime' }) },
-        resolve: async ({ id }, args, context): Promise<PastOrganization | null> => {
-          const db = context.deps.database.kysely;
-          const { asOf } = await momentOf(db, args);
-          const fold = { initial: ABSENT_ORGANIZATION, parse: parseEvent.organization, evolve: evolveOrganization };
-          const { state } = await loadStream(db, id, streamOf.organization(id), fold, asOf);
-          return state.kind === 'absent' ? null : state;
-        },
-      }),
     }),
   });
 }
 
 function asNumber(value: bigint | null): number | null {
   return value === null ? null : Number(value);
-}
-
-function addPastOrganization(builder: Builder, enums: Enums) {
-  const member = builder.objectRef<PastMember>('PastMember').implement({
-    fields: (t) => ({
-      memberId: t.id({ description: 'Global id.', resolve: (past) => encodeGlobalId('Member', `${past.organizationId}:${past.memberId}`) }),
-      role: t.field({ type: enums.role, resolve: ({ role }) => role }),
-    }),
-  });
-  return builder.objectRef<PastOrganization>('PastOrganization').implement({
-    description: 'An organization as it stood at a past moment.',
-    fields: (t) => ({
-      name: t.exposeString('name'),
-      plan: t.exposeString('plan'),
-      members: t.field({
-        type: [member],
-        resolve: ({ organizationId, members }) => [...members].map(([memberId, role]) => ({ organizationId, memberId, role })),
-      }),
-    }),
-  });
 }
 
 const FIRST_UUID = '00000000-0000-0000-0000-000000000000';

@@ -57,6 +57,7 @@ test('arguments that can not be understood are exit code 2 with a hint, before a
     [['import'], /1 more argument is needed/],
     [['replay', 'key', 'x'], /a UUID/],
     [['replay', 'organization', '--at', 'yesterday'], /--at takes a moment/],
+    [['replay', 'organization', '--position', '999999999'], /beyond the end of the log, which is \d+/],
     [['rebuild', '--only', 'everything'], /organizations, tokens, keys, .*windows, .*usage/],
   ];
   const results = await Promise.all(wrong.map(([args]) => runCli(args, env)));
