@@ -31,7 +31,7 @@ import { repeatAnswer, toAnswer, type Decided } from './answer.ts';
 import { createBatcher } from './batcher.ts';
 import { createKeyFactsCache, type KeyFacts, type WantedFacts } from './key-facts.ts';
 import { openPipelinedConnection } from './pipelined-connection.ts';
-import { recordUsage } from './record-usage.ts';
+import { createUsageRecorder } from './usage-recorder.ts';
 import { createVerifierAdoption, type ReplaceVerifier } from './verifier-adoption.ts';
 import { createVerifierRenewal } from './verifier-renewal.ts';
 import { createWakeGate } from './wake-gate.ts';
@@ -81,6 +81,7 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
       connection.query({ text: "SELECT pg_notify('keyledger_log', '')" }).catch(() => undefined);
     },
   });
+  const usage = createUsageRecorder({ db: database.kysely });
   const keyFacts = createKeyFactsCache(database.kysely, CACHED_KEYS);
   const renewal = createVerifierRenewal({ db: database.kysely, peppers, argon2: options.argon2 });
   const adoption = createVerifierAdoption({ db: database.kysely, argon2: options.argon2, replace: options.replaceVerifier, onError });
@@ -182,20 +183,7 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
             : toAnswer(decided, key, request.requestId);
       }
     },
-    async recordUsage(organizationId, items) {
-      for (let attempt = 1; ; attempt++) {
-        try {
-          return await recordUsage(database.kysely, organizationId, items);
-        } catch (error) {
-          if (!isPostgresError(error)) throw error;
-          const collided =
-            ['40P01', '40001'].includes(error.code) ||
-            isUniqueViolation(error, 'usage_requests_pkey') ||
-            isUniqueViolation(error, 'settlements_pkey');
-          if (!collided || attempt === ATTEMPTS) throw error;
-        }
-      }
-    },
+    recordUsage: usage.record,
     async close() {
       await adoption.close();
       await batcher.close();

@@ -6,13 +6,13 @@ import { ipText, objectFault, orNull, plainText, requestIdText } from './request
 const MINUTE_MS = 60 * 1000;
 const DAY_MS = 24 * 60 * MINUTE_MS;
 /** Clocks differ; what is further ahead is wrong, and would count in a window that has not begun. */
-const MAX_AHEAD_MS = 5 * MINUTE_MS;
+export const MAX_AHEAD_MS = 5 * MINUTE_MS;
 /** The longest window: what is older can change no decision any more. */
-const MAX_AGE_MS = 30 * DAY_MS;
-const MAX_DURATION_MS = DAY_MS;
+export const MAX_AGE_MS = 30 * DAY_MS;
+export const MAX_DURATION_MS = DAY_MS;
 /** A million of the currency, or a million million tokens, for one request. Ten thousand such items still add up within 64 bits, so no report can make a counter overflow. */
-const MAX_AMOUNT = 1_000_000_000_000;
-const MAX_CREDITS = 1_000_000;
+export const MAX_AMOUNT = 1_000_000_000_000;
+export const MAX_CREDITS = 1_000_000;
 
 /** Items in one report. */
 export const MAX_USAGE_ITEMS = 10_000;

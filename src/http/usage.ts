@@ -1,6 +1,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 
 import type { Admission, UsageItem } from '../admission/admission.ts';
+import { createPlainUsageItemReader } from '../admission/plain-usage-item.ts';
 import { createUsageItemSchema, MAX_USAGE_ITEMS } from '../admission/usage-input.ts';
 import { ForbiddenError } from '../commands/authorization.ts';
 import { describeFaults } from '../commands/input.ts';
@@ -29,6 +30,7 @@ export type UsageRouteOptions = {
 /** `POST /v1/usage`: all of a report is recorded, or nothing of it. The caller is known before the body is read. */
 export function usageRoute({ admission, authenticate, metrics, maxBodyBytes, clock = () => new Date() }: UsageRouteOptions): Route {
   const schema = createUsageItemSchema(clock);
+  const readPlain = createPlainUsageItemReader(clock);
 
   async function record(exchange: Exchange, organizationId: string, text: string, type: string | undefined): Promise<void> {
     const documents = usageDocuments(text, type);
@@ -41,6 +43,11 @@ export function usageRoute({ admission, authenticate, metrics, maxBodyBytes, clo
     const items: UsageItem[] = [];
     for (const [index, value] of values.entries()) {
       if (index % ITEMS_A_TURN === ITEMS_A_TURN - 1) await nextTurn();
+      const plain = readPlain(value);
+      if (plain !== null) {
+        items.push(plain);
+        continue;
+      }
       const parsed = schema.safeParse(value);
       if (!parsed.success) {
         const { message, field } = describeFaults(parsed.error);

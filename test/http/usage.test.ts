@@ -167,6 +167,7 @@ describe('a report with one bad item', () => {
     ['of a key of nobody', () => item({ keyId: '019a9f3e-1f2b-7c3d-8e4f-5a6b7c8d9e0f' }), undefined, /no key of your organization/],
     ['without key and request', () => item({ keyId: undefined }), undefined, /'keyId' is needed/],
     ['of a generated id that was never given', () => item({ requestId: 'req_999999999' }), undefined, /names no request/],
+    ['of a generated id beyond all positions', () => item({ requestId: 'req_9999999999999999999' }), undefined, /names no request/],
   ])('%s is refused whole, and says which and what', async (_what, bad, field, message) => {
     const count = await recorded();
     const answer = await report(lines(item(), item(), bad(), item()), NDJSON);
