@@ -17,7 +17,7 @@ type Row = {
   readonly bad_reasons: readonly string[] | null;
 };
 
-/** What the SQL function `record_usage` (migration 0009) finds wrong, in the reader's words. */
+/** What the SQL function `record_usage` (migration 0010) finds wrong, in the reader's words. */
 const REASONS: Readonly<Record<string, string>> = {
   'unknown request': "'requestId' names no request of your organization that was verified; leave it out and give 'keyId'",
   'no key': "'keyId' is needed, as the request was not verified here",
@@ -51,7 +51,7 @@ export async function recordUsage(
   }
   return reports.map((report) => {
     const outcome = outcomes.get(report);
-    if (outcome === undefined) throw new Error('record_usage told nothing of a report: the function of migration 0009 was changed.');
+    if (outcome === undefined) throw new Error('record_usage told nothing of a report: the function of migration 0010 was changed.');
     return outcome;
   });
 }
@@ -78,7 +78,7 @@ function badItemOf({ bad_items, bad_reasons }: Row, { from, to }: Span): UsageOu
 
 /** Positions were given in the order of the items, without a gap. A report of duplicates alone is answered with the newest position: by then all that it holds is in the log. */
 function* recorded({ first_position, again }: Row, spans: readonly Span[]): Generator<readonly [UsageReport, UsageOutcome]> {
-  if (first_position === null) throw new Error('record_usage answered no position: the function of migration 0009 was changed.');
+  if (first_position === null) throw new Error('record_usage answered no position: the function of migration 0010 was changed.');
   const duplicatesBefore = (item: number) => again?.filter((duplicate) => duplicate < item).length ?? 0;
   const acceptedBefore = (item: number) => item - duplicatesBefore(item);
   const all = acceptedBefore(spans.at(-1)?.to ?? 0);
@@ -137,6 +137,6 @@ async function ask(db: Kysely<Tables>, organizationId: string, chunks: readonly 
       ])},
       ${sql.join(parts.map((column) => sql`${binaryArray(column)}`))})`.execute(db);
   const row = rows[0];
-  if (row === undefined) throw new Error('record_usage answered no row: the function of migration 0009 was changed.');
+  if (row === undefined) throw new Error('record_usage answered no row: the function of migration 0010 was changed.');
   return row;
 }
