@@ -44,6 +44,11 @@ export async function withinCap(req: IncomingMessage, res: ServerResponse, maxBy
   } catch {
     return null; // the client went away in the middle of its request
   }
+  return withBody(req, chunks);
+}
+
+/** A request whose body was read, as Yoga reads it again. */
+export function withBody(req: IncomingMessage, chunks: readonly Buffer[]): IncomingMessage {
   return Object.assign(req, { body: Readable.from(chunks) });
 }
 

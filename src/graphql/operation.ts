@@ -14,58 +14,72 @@ import {
 
 import { fromGraphql, topLevelError } from './client-error.ts';
 import type { GraphqlLimits } from './limits.ts';
+import { keepRecent } from '../lib/recent.ts';
 
-/** Reads documents under limits, the same for every transport. */
+/** Reads documents under limits, the same for every transport. What was read lately is kept, the faulty ones too: clients send few documents, many times. */
 export type DocumentReader = {
+  /** Throws a GraphQLError that is meant for the client. */
   parse(source: string | Source): DocumentNode;
-  /** Beside the rules of the specification. */
-  readonly addedRules: readonly ValidationRule[];
+  /** By the rules of the specification and our own; the errors are meant for the client. */
+  validate(document: DocumentNode): readonly GraphQLError[];
   /** Parses and validates; the errors are meant for the client. */
   read(query: string): DocumentNode | readonly GraphQLError[];
 };
 
+/** Characters of all documents that are kept: some hundreds. What one is read into takes up to a few hundred bytes for each of its characters. */
+const MAX_KEPT_LENGTH = 256 * 1024;
+
 const SYNTAX_LIMIT = /token|Document contains more than/;
 
 export function createDocumentReader(schema: GraphQLSchema, limits: GraphqlLimits): DocumentReader {
-  const addedRules = [limitAliases(limits.maxAliases)];
-  const rules = [...specifiedRules, ...addedRules];
-  const cache = new Map<string, DocumentNode>();
+  const rules = [...specifiedRules, limitAliases(limits.maxAliases)];
+  const parsed = keepRecent<DocumentNode | GraphQLError>(MAX_KEPT_LENGTH);
+  const validated = new WeakMap<DocumentNode, readonly GraphQLError[]>();
 
-  function parseLimited(source: string | Source): DocumentNode {
+  function parseLimited(query: string): DocumentNode | GraphQLError {
     try {
-      return parse(source, { maxTokens: limits.maxTokens });
+      return parse(query, { maxTokens: limits.maxTokens });
     } catch (error) {
       if (error instanceof GraphQLError && SYNTAX_LIMIT.test(error.message) && error.message.includes(String(limits.maxTokens))) {
-        throw topLevelError('QUERY_TOO_COMPLEX', `The document has more than ${limits.maxTokens} tokens.`, { http: { status: 400 } });
+        return topLevelError('QUERY_TOO_COMPLEX', `The document has more than ${limits.maxTokens} tokens.`, { http: { status: 400 } });
       }
-      throw error instanceof GraphQLError ? fromGraphql(error) : error;
+      if (error instanceof GraphQLError) return fromGraphql(error);
+      throw error;
     }
   }
 
+  function parseOnce(query: string): DocumentNode | GraphQLError {
+    const known = parsed.get(query);
+    if (known !== undefined) return known;
+    const read = parseLimited(query);
+    parsed.set(query, read);
+    return read;
+  }
+
+  function validateOnce(document: DocumentNode): readonly GraphQLError[] {
+    let errors = validated.get(document);
+    if (errors === undefined) {
+      errors = validate(schema, document, rules).map((error) => fromGraphql(error));
+      validated.set(document, errors);
+    }
+    return errors;
+  }
+
   return {
-    parse: parseLimited,
-    addedRules,
+    parse(source) {
+      const read = parseOnce(typeof source === 'string' ? source : source.body);
+      if (read instanceof GraphQLError) throw read;
+      return read;
+    },
+    validate: validateOnce,
     read(query) {
-      const known = cache.get(query);
-      if (known !== undefined) return known;
-      let document: DocumentNode;
-      try {
-        document = parseLimited(query);
-      } catch (error) {
-        if (error instanceof GraphQLError) return [error];
-        throw error;
-      }
-      const errors = validate(schema, document, rules);
-      if (errors.length > 0) return errors.map((error) => fromGraphql(error));
-      // The oldest goes first: clients send few documents, many times.
-      if (cache.size >= MAX_CACHED_DOCUMENTS) for (const oldest of cache.keys()) if (cache.delete(oldest)) break;
-      cache.set(query, document);
-      return document;
+      const read = parseOnce(query);
+      if (read instanceof GraphQLError) return [read];
+      const errors = validateOnce(read);
+      return errors.length === 0 ? read : errors;
     },
   };
 }
-
-const MAX_CACHED_DOCUMENTS = 1000;
 
 /** Aliases ask for the same again and again, `__typename` at no cost at all. */
 function limitAliases(max: number): ValidationRule {

@@ -1,14 +1,15 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
-import { execute, type ExecutionArgs, type GraphQLError } from 'graphql';
+import { execute, type DocumentNode, type ExecutionArgs } from 'graphql';
 import { createYoga, type Plugin } from 'graphql-yoga';
 
-import { fromGraphql, serviceUnavailable, toClientError, unauthenticated } from './client-error.ts';
+import { serviceUnavailable, toClientError, unauthenticated } from './client-error.ts';
 import { createContext, type GraphqlContext } from './context.ts';
 import type { GraphqlDependencies } from './dependencies.ts';
-import { applyCors, withinCap } from './http-adapter.ts';
+import { applyCors, withBody, withinCap } from './http-adapter.ts';
 import { DEFAULT_LIMITS, type GraphqlLimits } from './limits.ts';
 import { createSubscribe, type Subscribe } from './live-subscribe.ts';
+import { createPlainPost } from './plain-post.ts';
 import { createDocumentReader, type DocumentReader } from './operation.ts';
 import { buildSchema } from './schema.ts';
 import { createSessions } from './sessions.ts';
@@ -45,6 +46,7 @@ export function createGraphqlServer(deps: GraphqlDependencies): GraphqlServer {
     batching: false,
     cors: false,
     maxRequestBodySize: false,
+    parserAndValidationCache: false, // the reader has one, which the other transports share
     maskedErrors: { maskError: (error) => toClientError(error, logger) },
     graphiql: config.graphiql
       ? { title: 'keyledger', subscriptionsProtocol: 'WS', headers: JSON.stringify({ Authorization: 'Bearer <access token>' }) }
@@ -54,22 +56,24 @@ export function createGraphqlServer(deps: GraphqlDependencies): GraphqlServer {
       const { renderGraphiQL } = await import('@graphql-yoga/render-graphiql');
       return renderGraphiQL(options);
     },
-    context: ({ request }) => contextOf(request),
+    context: ({ request }) => contextOf(request.headers.get('authorization') ?? undefined, request.signal),
     plugins: [operationPlugin(reader, subscribe)],
   });
 
-  async function contextOf(request: Request): Promise<GraphqlContext> {
-    const authorization = request.headers.get('authorization') ?? undefined;
+  async function contextOf(authorization: string | undefined, disconnected?: AbortSignal): Promise<GraphqlContext> {
     const found = await deps.authenticate(authorization);
     if (found.kind === 'refused') throw unauthenticated(found.message, true);
     if (found.kind === 'unavailable') throw serviceUnavailable(found.message, 1);
     const actor = found.kind === 'actor' ? found.actor : null;
-    return createContext({ deps, limits, actor, authorization, session: null, disconnected: request.signal });
+    return createContext({ deps, limits, actor, authorization, session: null, disconnected });
   }
+
+  const plain = createPlainPost({ deps, schema, reader, contextOf, full: async (req, res, body) => yoga(withBody(req, [body]), res) });
 
   return {
     async handle(req, res) {
       if (!applyCors(req, res, config.allowedOrigins)) return;
+      if (plain.takes(req)) return plain.answer(req, res);
       const capped = await withinCap(req, res, config.maxBodyBytes);
       if (capped !== null) await yoga(capped, res);
     },
@@ -87,12 +91,7 @@ export function createGraphqlServer(deps: GraphqlDependencies): GraphqlServer {
 function operationPlugin(reader: DocumentReader, subscribe: Subscribe): Plugin {
   return {
     onParse: ({ setParseFn }) => setParseFn((source: string) => reader.parse(source)),
-    onValidate: ({ addValidationRule }) => {
-      reader.addedRules.forEach((rule) => addValidationRule(rule));
-      return ({ valid, result, setResult }) => {
-        if (!valid) setResult((result as readonly GraphQLError[]).map((error) => fromGraphql(error)));
-      };
-    },
+    onValidate: ({ setValidationFn }) => setValidationFn((_schema: unknown, document: DocumentNode) => reader.validate(document)),
     onExecute: ({ setExecuteFn }) => setExecuteFn((args: ExecutionArgs) => execute(args)),
     onSubscribe: ({ setSubscribeFn }) => setSubscribeFn((args: ExecutionArgs) => subscribe(args)),
   };

@@ -1,0 +1,152 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { execute, getOperationAST, OperationTypeNode, type DocumentNode, type ExecutionResult, type GraphQLSchema } from 'graphql';
+import { processRegularResult } from 'graphql-yoga';
+
+import { toClientError } from './client-error.ts';
+import type { GraphqlContext } from './context.ts';
+import type { GraphqlDependencies } from './dependencies.ts';
+import type { DocumentReader } from './operation.ts';
+
+/**
+ * Answers a query or mutation that came as nearly all do: a POST of a JSON object that tells its length, for an answer in JSON. To Yoga it would be a Request with streams for bodies on its
+ * way through some thirty hooks, which costs several times what it takes to execute an operation as small as `verifyApiKey`. Whatever differs is handed to Yoga, untouched or with the body that
+ * was read, so that each odd request has one judge; the answers are the same to the byte.
+ */
+export type PlainPost = {
+  /** Whether head and length of a request are of that kind. */
+  takes(req: IncomingMessage): boolean;
+  answer(req: IncomingMessage, res: ServerResponse): Promise<void>;
+};
+
+type Parts = {
+  readonly deps: Pick<GraphqlDependencies, 'config' | 'logger'>;
+  readonly schema: GraphQLSchema;
+  readonly reader: DocumentReader;
+  /** Rejects with what the client is told where its credentials are no good. */
+  readonly contextOf: (authorization: string | undefined) => Promise<GraphqlContext>;
+  /** Answers everything else; the body where it was read already. */
+  readonly full: (req: IncomingMessage, res: ServerResponse, body: Buffer) => Promise<void>;
+};
+
+type Operation = {
+  readonly document: DocumentNode;
+  readonly operationName: string | undefined;
+  readonly variableValues: Readonly<Record<string, unknown>> | undefined;
+};
+
+const JSON_TYPES = new Set(['application/json', 'application/json; charset=utf-8', 'application/json;charset=utf-8']);
+
+const JSON_TYPE = 'application/json';
+const GRAPHQL_TYPE = 'application/graphql-response+json';
+/** What clients say that they accept, and what they are sent. */
+const ANSWER_TYPES: ReadonlyMap<string | undefined, typeof JSON_TYPE | typeof GRAPHQL_TYPE> = new Map([
+  [undefined, JSON_TYPE],
+  ['*/*', JSON_TYPE],
+  [JSON_TYPE, JSON_TYPE],
+  ['application/json, text/plain, */*', JSON_TYPE],
+  [GRAPHQL_TYPE, GRAPHQL_TYPE],
+  [`${GRAPHQL_TYPE}, ${JSON_TYPE}`, GRAPHQL_TYPE],
+  [`${GRAPHQL_TYPE},${JSON_TYPE};q=0.9`, GRAPHQL_TYPE],
+]);
+
+export function createPlainPost({ deps, schema, reader, contextOf, full }: Parts): PlainPost {
+  const { config, logger } = deps;
+
+  function operationOf(body: Buffer): Operation | null {
+    const params = paramsOf(body);
+    if (params === null) return null;
+    const document = reader.read(params.query);
+    if (!('kind' in document)) return null;
+    const operation = getOperationAST(document, params.operationName);
+    if (operation == null || operation.operation === OperationTypeNode.SUBSCRIPTION) return null;
+    return { document, operationName: params.operationName ?? undefined, variableValues: params.variables ?? undefined };
+  }
+
+  async function run({ document, operationName, variableValues }: Operation, authorization: string | undefined): Promise<ExecutionResult> {
+    try {
+      const contextValue = await contextOf(authorization);
+      const result = await execute({ schema, document, contextValue, operationName, variableValues });
+      return result.errors === undefined ? result : { ...result, errors: result.errors.map((error) => toClientError(error, logger)) };
+    } catch (error) {
+      return { errors: [toClientError(error, logger)] };
+    }
+  }
+
+  return {
+    takes({ method, url, headers }) {
+      return (
+        method === 'POST' &&
+        url === '/graphql' &&
+        JSON_TYPES.has(headers['content-type'] ?? '') &&
+        ANSWER_TYPES.has(headers.accept) &&
+        Number(headers['content-length']) <= config.maxBodyBytes
+      );
+    },
+    async answer(req, res) {
+      const body = await readBody(req);
+      if (body === null) return;
+      const operation = operationOf(body);
+      if (operation === null) return full(req, res, body);
+      const result = await run(operation, req.headers.authorization);
+      send(res, result, ANSWER_TYPES.get(req.headers.accept) ?? JSON_TYPE);
+    },
+  };
+}
+
+/** Null where the client went away in the middle. Node holds it to the length that it told. */
+function readBody(req: IncomingMessage): Promise<Buffer | null> {
+  return new Promise((resolve) => {
+    const chunks: Buffer[] = [];
+    req.on('data', (chunk: Buffer) => chunks.push(chunk));
+    req.once('end', () => resolve(chunks.length === 1 ? (chunks[0] ?? null) : Buffer.concat(chunks)));
+    req.once('error', () => resolve(null));
+  });
+}
+
+type Params = {
+  readonly query: string;
+  readonly operationName: string | null | undefined;
+  readonly variables: Readonly<Record<string, unknown>> | null | undefined;
+};
+
+/** Null for all but an object with a query and nothing that Yoga would look at twice. */
+function paramsOf(body: Buffer): Params | null {
+  let given: unknown;
+  try {
+    given = JSON.parse(body.toString());
+  } catch {
+    return null;
+  }
+  if (!isObject(given)) return null;
+  const { query, operationName, variables, extensions, ...others } = given;
+  if (typeof query !== 'string' || Object.keys(others).length > 0) return null;
+  if (operationName != null && typeof operationName !== 'string') return null;
+  if ((variables != null && !isObject(variables)) || (extensions != null && !isObject(extensions))) return null;
+  return { query, operationName, variables };
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function send(res: ServerResponse, result: ExecutionResult, type: string): void {
+  if (result.errors === undefined) return write(res, 200, { 'Content-Type': `${type}; charset=utf-8` }, JSON.stringify(result));
+  // Which status and header fields come of errors, and what of them is shown, is Yoga's to say.
+  const { body, init } = processRegularResult(result, { Response: MadeResponse } as never, type) as unknown as MadeResponse;
+  write(res, init.status, init.headers, body);
+}
+
+/** Takes the place of fetch's Response where Yoga makes one. */
+class MadeResponse {
+  readonly body: string;
+  readonly init: { readonly status: number; readonly headers: Readonly<Record<string, string>> };
+  constructor(body: string, init: MadeResponse['init']) {
+    this.body = body;
+    this.init = init;
+  }
+}
+
+function write(res: ServerResponse, status: number, headers: Readonly<Record<string, string>>, body: string): void {
+  if (res.destroyed) return;
+  res.writeHead(status, { ...headers, 'content-length': Buffer.byteLength(body) }).end(body);
+}
