@@ -86,8 +86,10 @@ function fromKnown(cause: unknown): GraphQLError | null {
  */
 export function fromGraphql(cause: GraphQLError, error: unknown = cause): GraphQLError {
   const { originalError: _, ...extensions } = cause.extensions;
-  if (typeof extensions['code'] === 'string' && extensions['code'] !== 'BAD_REQUEST') return located(cause, error);
-  const requestError = cause.path === undefined;
+  const requestError = error instanceof GraphQLError ? error.path === undefined : cause.path === undefined;
+  // Which argument or variable a value was given for is the document's own text, and may hold anything.
+  const badValue = requestError && extensions['code'] === 'BAD_USER_INPUT';
+  if (typeof extensions['code'] === 'string' && extensions['code'] !== 'BAD_REQUEST' && !badValue) return located(cause, error);
   // `spec`: 400 only for application/graphql-response+json. A body that can't be read is 400 for every client.
   const unreadable = extensions['code'] === 'BAD_REQUEST';
   const http = unreadable
@@ -124,11 +126,16 @@ function placeOf({ nodes, source, positions, path }: GraphQLError): GraphQLError
   };
 }
 
+/** graphql-js tells the variable or the argument before what a scalar has said of it: that sentence is the better one. */
+function saysWhere({ message, path }: GraphQLError, inner: unknown): boolean {
+  return path === undefined && inner instanceof GraphQLError && message !== inner.message && message.endsWith(inner.message);
+}
+
 function rootCause(error: unknown): unknown {
   let cause = error;
   for (let depth = 0; depth < 10 && cause instanceof GraphQLError; depth++) {
     const inner: unknown = cause.cause ?? cause.originalError;
-    if (inner === undefined || inner === null) return cause;
+    if (inner === undefined || inner === null || saysWhere(cause, inner)) return cause;
     cause = inner;
   }
   return cause;

@@ -14,6 +14,7 @@ import {
 
 import { fromGraphql, topLevelError } from './client-error.ts';
 import type { GraphqlLimits } from './limits.ts';
+import { namePlaces } from './name-place.ts';
 import { keepRecent } from '../lib/recent.ts';
 
 /** Reads documents under limits, the same for every transport. What was read lately is kept, the faulty ones too: clients send few documents, many times. */
@@ -59,7 +60,7 @@ export function createDocumentReader(schema: GraphQLSchema, limits: GraphqlLimit
   function validateOnce(document: DocumentNode): readonly GraphQLError[] {
     let errors = validated.get(document);
     if (errors === undefined) {
-      errors = validate(schema, document, rules).map((error) => fromGraphql(error));
+      errors = namePlaces(document, validate(schema, document, rules)).map((error) => fromGraphql(error));
       validated.set(document, errors);
     }
     return errors;
