@@ -1,53 +1,62 @@
+import type pg from 'pg';
 import type { QueryConfig } from 'pg';
 
-import { permissionsOf, ROLES } from '../domain/permissions.ts';
-import type { VerifyCaller, VerifyRequest } from './admission.ts';
+import { codeNumber } from '../domain/usage.ts';
+import { typeParsers } from '../postgres/type-parsers.ts';
+import type { Asked } from './asked.ts';
+import {
+  CALLER_FORBIDDEN,
+  CALLER_UNAUTHENTICATED,
+  OTHER_PEPPER,
+  type Facts,
+  type Judgement,
+  type KeyLimits,
+  type KeyRules,
+  type Validity,
+} from './facts.ts';
+import type { Known } from './facts-cache.ts';
 import type { StoredKey, StoredProfile } from './key-facts.ts';
+import { traceOf } from './trace-of.ts';
 
-/** A request as the batch's statement takes it. */
-export type Asked = {
-  readonly caller: VerifyCaller;
-  readonly request: VerifyRequest;
-  /** Empty where the presented text is no key of ours. */
-  readonly lookupId: string;
-  /** SHA-256 of a text in a form that is not ours, by which an imported secret is found; null for keys of ours and for what can be no key. */
-  readonly foreignHash: Buffer | null;
-  /** The presented secret's MAC under the current pepper. */
-  readonly mac: Buffer;
+/** A request that was judged, as the batch's statement takes it. */
+export type Judged = {
+  readonly asked: Asked;
+  readonly facts: Facts;
+  readonly judgement: Judgement;
+  /** Whether the facts were read for this very request, and so need not be compared with the log. */
+  readonly fresh: boolean;
 };
 
-/** What the SQL function `admit` (migration 0004) answers for a batch. */
+/** What the SQL function `admit` (migration 0011) answers for a batch. */
 export type AdmitRow = {
   readonly at: Date;
+  /** Nothing was done: the facts are not current, or the judgements don't hold at this moment. */
+  readonly stale: boolean;
+  readonly seen: bigint;
+  readonly revision: bigint;
+  readonly changed: readonly string[] | null;
   /** Of the first request that was recorded; the others follow in their order. */
   readonly first_position: bigint | null;
 
-  // An element a request; NULL where all would be.
-  readonly codes: readonly number[];
+  // An element a request; NULL where all would be, and for codes and what is recorded where they are what was given.
+  readonly codes: readonly number[] | null;
   readonly rules: readonly number[] | null;
-  readonly recorded: readonly boolean[];
-  /** The number of the key that was found; null unless the right secret was presented. */
-  readonly keys: readonly (number | null)[];
-  readonly versions: readonly (number | null)[];
-  /** Of its profile, where it has one. */
-  readonly profile_versions: readonly (number | null)[] | null;
-  readonly outdated: readonly (boolean | null)[] | null;
-  /** A stored answer, the other pepper's verifier, or when a refused request could pass. */
+  readonly recorded: readonly boolean[] | null;
+  /** A stored answer, or when a refused request could pass. */
   readonly special: readonly (Special | null)[] | null;
 
-  // An element for each key that was asked for: units left after the batch; null where the key has no such limit. NULL where no key was.
-  readonly consumed_keys: readonly number[] | null;
-  readonly minute_left: readonly (bigint | null)[] | null;
-  readonly total_left: readonly (bigint | null)[] | null;
-  readonly day_left: readonly (bigint | null)[] | null;
-  readonly week_left: readonly (bigint | null)[] | null;
-  readonly month_left: readonly (bigint | null)[] | null;
+  // An element for each key that could be let through: units left after the batch; null where the key has no such limit. NULL where no key was.
+  readonly consumed_keys: readonly (number | null)[] | null;
+  readonly minute_left: Units;
+  readonly total_left: Units;
+  readonly day_left: Units;
+  readonly week_left: Units;
+  readonly month_left: Units;
 };
 
-export type Special =
-  | { readonly position: string; readonly answer: StoredAnswer }
-  | { readonly pepperId: string; readonly argon2: string }
-  | Refusing;
+type Units = readonly (number | null)[] | null;
+
+export type Special = { readonly position: string; readonly answer: StoredAnswer } | Refusing;
 
 /** When a refused request could pass, and what its organization answers where a quota refuses. */
 export type Refusing = { readonly retryAt: string | null; readonly quotaStatus: number };
@@ -69,69 +78,130 @@ export type StoredAnswer = {
   readonly profile: StoredProfile | null;
 };
 
-/** Codes of `admit` that are no outcome of a verification. */
-export const CALLER_UNAUTHENTICATED = 100;
-export const CALLER_FORBIDDEN = 101;
-export const OTHER_PEPPER = 102;
-export const REQUEST_ID_TAKEN = 103;
-
-const VERIFYING_ROLES = ROLES.filter((role) => permissionsOf(role).includes('keys:verify'));
-
 /** So many distinct bad secrets from one address within a time block it for another; Postgres intervals. */
 export type AddressBlocking = { readonly failures: number; readonly within: string; readonly blockFor: string };
 export const ADDRESS_BLOCKING: AddressBlocking = { failures: 20, within: '10 minutes', blockFor: '15 minutes' };
 
 export type AdmitOptions = {
-  /** The current pepper's. */
-  readonly pepperId: string;
+  /** Up to where the facts are known to hold. */
+  readonly known: Known;
+  /** When the judgements do. */
+  readonly validity: Validity;
   readonly blocking: AddressBlocking;
   /** Whether the followers of the log are to be told. */
   readonly wake: boolean;
 };
 
+const VALID = codeNumber('VALID');
+const INVALID_KEY = codeNumber('INVALID_KEY');
+/** What is not written into the log: it tells nothing of a key, or nothing that is true. */
+const UNRECORDED: ReadonlySet<number> = new Set([INVALID_KEY, CALLER_UNAUTHENTICATED, CALLER_FORBIDDEN, OTHER_PEPPER]);
+
+/** Whether a request is written into the log. */
+export function isRecorded({ asked, judgement: { code, key } }: Judged): boolean {
+  return key !== null && asked.request.cost > 0 && !UNRECORDED.has(code);
+}
+
 /** The one statement of a batch; prepared once a connection. */
-export function admitBatch(batch: readonly Asked[], options: AdmitOptions): QueryConfig {
-  const { pepperId, blocking, wake } = options;
-  const callers = new Map<string, { readonly index: number; readonly caller: VerifyCaller }>();
-  const callerOf = batch.map(({ caller }) => {
-    const name = caller.kind === 'token' ? caller.tokenHash.toString('latin1') : caller.organizationId;
-    const known = callers.get(name);
-    if (known !== undefined) return known.index;
-    callers.set(name, { index: callers.size + 1, caller });
-    return callers.size;
-  });
-  const foreign = batch.some((asked) => asked.foreignHash !== null);
-  const distinct = [...callers.values()].map(({ caller }) => caller);
+export function admitBatch(batch: readonly Judged[], { known, validity, blocking, wake }: AdmitOptions): QueryConfig {
+  const factsOf = new Set<string>();
+  const capped = new Set<number>();
+  const balanced = new Set<number>();
+  let complete = true;
+  let unrecorded = false;
+  const keys = new Map<number, { readonly rules: KeyRules; asked: number | null }>();
+  for (const judged of batch) {
+    const { asked, facts, judgement, fresh } = judged;
+    const { organization } = facts;
+    if (organization !== null) {
+      if (!fresh) factsOf.add(organization.id);
+      if (organization.capped) capped.add(organization.number);
+      if (organization.balanced) balanced.add(organization.number);
+    }
+    if (!fresh) complete = false;
+    if (!isRecorded(judged)) unrecorded = true;
+    if (judgement.code !== VALID || judgement.key === null) continue;
+    const { cost } = asked.request;
+    const known = keys.get(judgement.key.number);
+    if (known === undefined) keys.set(judgement.key.number, { rules: judgement.key, asked: cost > 0 ? cost : null });
+    else known.asked = cost > 0 && known.asked !== null ? known.asked + cost : null;
+  }
+  const ordered = [...keys.values()].sort((a, b) => a.rules.number - b.rules.number);
   return {
-    name: foreign ? 'admit-imported' : 'admit',
-    text: `SELECT * FROM admit($1, $2, $3, $4, $5, ${foreign ? 'imported_lookup_ids($1, $2, $5, $6, $19)' : '$6'}, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`,
+    name: 'admit',
+    text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)',
+    types: answerTypes,
     values: [
-      distinct.map((caller) => (caller.kind === 'token' ? caller.tokenHash : null)),
-      distinct.map((caller) => (caller.kind === 'organization' ? caller.organizationId : null)),
-      VERIFYING_ROLES,
-      pepperId,
-      callerOf,
-      batch.map((asked) => asked.lookupId),
-      // One value instead of an array: it travels as the bytes that it is, and not as hexadecimal digits.
-      Buffer.concat(batch.map((asked) => asked.mac)),
-      batch.map((asked) => asked.request.cost),
-      column(batch, ({ request }) => (request.permissions.length === 0 ? null : request.permissions.join(' '))),
-      column(batch, ({ request }) => request.environment),
-      column(batch, ({ request }) => request.ip),
-      column(batch, ({ request }) => request.origin),
-      column(batch, ({ request }) => request.endpoint),
-      column(batch, ({ request }) => request.requestId),
+      known.seen,
+      known.revision,
+      complete ? null : [...factsOf],
+      validity.sinceUs,
+      validity.untilUs,
+      numbers(batch, ({ facts }) => facts.organization?.number ?? null),
+      numbers(batch, ({ judgement }) => judgement.key?.number ?? null),
+      numbers(batch, ({ judgement }) => judgement.code),
+      unrecorded ? batch.map(isRecorded) : null,
+      numbers(batch, ({ asked }) => asked.request.cost),
+      texts(batch, ({ asked }) => asked.request.ip),
+      texts(batch, ({ asked }) => asked.request.endpoint),
+      texts(batch, ({ facts, judgement }) =>
+        judgement.code === VALID && facts.verifier?.current === false ? `outdated secret ${facts.verifier.lookupId}` : null,
+      ),
+      texts(batch, ({ asked }) => asked.request.requestId),
+      texts(batch, ({ asked }) => (asked.request.requestId === null ? null : traceOf(asked.mac))),
+      // What tells distinct bad secrets apart: of a keyed MAC, so that nobody can make up a thousand that look like one.
+      numbers(batch, ({ asked, judgement }) =>
+        judgement.code === INVALID_KEY && asked.request.ip !== null ? asked.mac.readInt32BE(0) : null,
+      ),
+      capped.size === 0 ? null : `{${[...capped].join()}}`,
+      balanced.size === 0 ? null : `{${[...balanced].join()}}`,
+      numbers(ordered, ({ rules }) => rules.number),
+      numbers(ordered, ({ asked }) => asked, true),
+      ...LIMITS.map((limit) => numbers(ordered, ({ rules }) => rules.limits[limit])),
       blocking.failures,
       blocking.within,
       blocking.blockFor,
       wake,
-      ...(foreign ? [batch.map((asked) => asked.foreignHash)] : []),
     ],
   };
 }
 
-/** An array of what each request brought; null where none brought anything, which costs neither side to write and to read. */
-function column(batch: readonly Asked[], valueOf: (asked: Asked) => string | null): readonly (string | null)[] | null {
-  const values = batch.map(valueOf);
+/** In the order of the statement's parameters. */
+const LIMITS: readonly (keyof KeyLimits)[] = ['minute', 'tokens', 'total', 'day', 'week', 'month'];
+
+/** The text form of an array of what each brings; null where none brings anything, which costs neither side to write and to read. */
+function numbers<Item>(items: readonly Item[], valueOf: (item: Item) => number | null, always = false): string | null {
+  let text = '{';
+  let any = always;
+  for (const item of items) {
+    const value = valueOf(item);
+    if (value !== null) any = true;
+    text += text.length === 1 ? (value ?? 'NULL') : `,${value ?? 'NULL'}`;
+  }
+  return any ? `${text}}` : null;
+}
+
+function texts<Item>(items: readonly Item[], valueOf: (item: Item) => string | null): readonly (string | null)[] | null {
+  const values = items.map(valueOf);
   return values.some((value) => value !== null) ? values : null;
+}
+
+const INT4_ARRAY_OID = 1007;
+const INT8_ARRAY_OID = 1016;
+
+/** Units and numbers of keys as numbers: those of a million requests a second would take three hundred years to be too many. */
+const answerTypes: pg.CustomTypesConfig = {
+  getTypeParser: ((oid: number, format?: 'text' | 'binary') =>
+    (oid === INT4_ARRAY_OID || oid === INT8_ARRAY_OID) && format !== 'binary'
+      ? parseNumbers
+      : (typeParsers.getTypeParser as (oid: number, format?: string) => unknown)(oid, format)) as pg.CustomTypesConfig['getTypeParser'],
+};
+
+function parseNumbers(text: string): (number | null)[] {
+  return text === '{}'
+    ? []
+    : text
+        .slice(1, -1)
+        .split(',')
+        .map((item) => (item === 'NULL' ? null : Number(item)));
 }

@@ -15,21 +15,13 @@ import {
   type VerifyCaller,
   type VerifyRequest,
 } from './admission.ts';
-import {
-  ADDRESS_BLOCKING,
-  admitBatch,
-  CALLER_FORBIDDEN,
-  CALLER_UNAUTHENTICATED,
-  OTHER_PEPPER,
-  REQUEST_ID_TAKEN,
-  type AddressBlocking,
-  type AdmitRow,
-  type Asked,
-  type Special,
-} from './admit-batch.ts';
+import { ADDRESS_BLOCKING, admitBatch, isRecorded, type AddressBlocking, type AdmitRow, type Judged, type Special } from './admit-batch.ts';
 import { repeatAnswer, toAnswer, type Decided } from './answer.ts';
+import type { Asked } from './asked.ts';
 import { createBatcher } from './batcher.ts';
-import { createKeyFactsCache, type KeyFacts, type WantedFacts } from './key-facts.ts';
+import { CALLER_FORBIDDEN, CALLER_UNAUTHENTICATED, judge, OTHER_PEPPER, REQUEST_ID_TAKEN, type Facts, type Validity } from './facts.ts';
+import { createFactsCache } from './facts-cache.ts';
+import type { KeyFacts } from './key-facts.ts';
 import { openPipelinedConnection } from './pipelined-connection.ts';
 import { createUsageRecorder } from './usage-recorder.ts';
 import { createVerifierAdoption, type ReplaceVerifier } from './verifier-adoption.ts';
@@ -41,6 +33,10 @@ const SECOND_MS = 1000;
 const ATTEMPTS = 5;
 const WAKE_MS = 20;
 const CACHED_KEYS = 100_000;
+/** Requests whose facts are read by one statement. */
+const MAX_READ = 500;
+/** Batches that a request may be part of until one is decided: it is taken up again where its facts were out of date. */
+const MAX_TRIES = 10;
 const INVALID_KEY = codeNumber('INVALID_KEY');
 
 export type AdmissionOptions = {
@@ -59,8 +55,18 @@ export type AdmissionOptions = {
 
 export type AdmissionGauges = { queued(): number; inFlight(): number; connected(): boolean };
 
-/** One request's verdict as the batch gave it; `failed`: its statement failed by itself. */
-type Verdict = { readonly decided: Decided; readonly key: KeyFacts | null; readonly special: Special | null } | 'failed';
+/** A request on its way; `facts` where they were read for it. */
+type Waiting = { readonly asked: Asked; readonly facts: Facts | null };
+
+type Verdict = {
+  readonly decided: Decided;
+  readonly key: KeyFacts | null;
+  readonly special: Special | null;
+  /** Of the secret by which the presented one was looked up. */
+  readonly lookupId: string | null;
+};
+/** One request's part of a batch's answer; `failed`: its statement failed by itself, `stale`: it was not decided, since its facts are not those of now. */
+type Outcome = Verdict | 'failed' | 'stale';
 
 /** The hot path. Each verification is decided, charged and recorded in the database, together with all others that arrived meanwhile. */
 export function createAdmission(options: AdmissionOptions): Admission & { readonly gauges: AdmissionGauges } {
@@ -82,10 +88,12 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
     },
   });
   const usage = createUsageRecorder({ db: database.kysely });
-  const keyFacts = createKeyFactsCache(database.kysely, CACHED_KEYS);
+  const facts = createFactsCache(database.kysely, { capacity: CACHED_KEYS, maxRead: MAX_READ });
+  /** The database's clock when it last told, in microseconds. */
+  let nowUs = 0;
   const renewal = createVerifierRenewal({ db: database.kysely, peppers, argon2: options.argon2 });
   const adoption = createVerifierAdoption({ db: database.kysely, argon2: options.argon2, replace: options.replaceVerifier, onError });
-  const batcher = createBatcher<Asked, Verdict>({
+  const batcher = createBatcher<Waiting, Outcome>({
     run: decideBatch,
     maxInFlight: 2,
     maxBatch: options.maxBatch ?? 500,
@@ -93,12 +101,32 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
     maxWaitMs: 5 * SECOND_MS,
   });
 
-  async function decideBatch(batch: readonly Asked[]): Promise<readonly Verdict[]> {
+  /** The facts of a request from memory are looked up when the batch is made up, and so agree with the point of the log that it names. */
+  async function decideBatch(batch: readonly Waiting[]): Promise<readonly Outcome[]> {
+    const outcomes: Outcome[] = batch.map(() => 'stale');
+    const validity = { sinceUs: 0, untilUs: Number.MAX_SAFE_INTEGER };
+    const places: number[] = [];
+    const judged: Judged[] = [];
+    batch.forEach(({ asked, facts: read }, place) => {
+      const found = read ?? facts.find(asked);
+      if (found === undefined) return;
+      places.push(place);
+      judged.push({ asked, facts: found, judgement: judge(found, asked, peppers.current.id, nowUs, validity), fresh: read !== null });
+    });
+    if (judged.length === 0) return outcomes;
+    const decided = await admit(judged, validity);
+    decided.forEach((outcome, index) => (outcomes[places[index] ?? 0] = outcome));
+    return outcomes;
+  }
+
+  async function admit(batch: readonly Judged[], validity: Validity): Promise<readonly Outcome[]> {
     for (let attempt = 1; ; attempt++) {
       try {
-        const [row] = await connection.query<AdmitRow>(admitBatch(batch, { pepperId: peppers.current.id, blocking, wake: gate.open() }));
-        if (row === undefined) throw new Error('admit answered no row: the function of migration 0004 was changed.');
-        return await told(row);
+        const [row] = await connection.query<AdmitRow>(admitBatch(batch, { known: facts.known(), validity, blocking, wake: gate.open() }));
+        if (row === undefined) throw new Error('admit answered no row: the function of migration 0011 was changed.');
+        nowUs = row.at.getTime() * 1000;
+        facts.forget(row);
+        return row.stale ? batch.map(() => 'stale') : toVerdicts(batch, row);
       } catch (error) {
         if (!isPostgresError(error)) throw error;
         const collided = ['40P01', '40001'].includes(error.code) || isUniqueViolation(error, 'usage_requests_pkey');
@@ -107,31 +135,22 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
         if (/^(53|55|57|40)/.test(error.code))
           throw new AdmissionUnavailableError('The database can not answer now; try again.', { retryAfterSeconds: 1, cause: error });
         onError(error);
-        return batch.length === 1 ? ['failed'] : decideApart(batch);
+        return batch.length === 1 ? ['failed'] : admitApart(batch, validity);
       }
     }
   }
 
-  /** Whatever fails here, the batch is decided, charged and recorded: it must not be decided again. */
-  async function told(row: AdmitRow): Promise<readonly Verdict[]> {
-    try {
-      return toVerdicts(row, await keyFacts.load(wantedFacts(row)));
-    } catch (error) {
-      throw new AdmissionUnavailableError('The database can not answer now; try again.', { retryAfterSeconds: 1, cause: error });
-    }
-  }
-
   /** A statement that fails for one request's sake must not fail for its neighbours'. */
-  async function decideApart(batch: readonly Asked[]): Promise<readonly Verdict[]> {
+  async function admitApart(batch: readonly Judged[], validity: Validity): Promise<readonly Outcome[]> {
     const half = Math.ceil(batch.length / 2);
-    const [first, second] = await Promise.all([decideBatch(batch.slice(0, half)), decideBatch(batch.slice(half))]);
+    const [first, second] = await Promise.all([admit(batch.slice(0, half), validity), admit(batch.slice(half), validity)]);
     return [...first, ...second];
   }
 
   /** Requests under way whose caller chose their id: a second one with the same id waits for the first one's answer to be there to be repeated. */
   const named = new Map<string, Promise<unknown>>();
 
-  async function decide(asked: Asked): Promise<Exclude<Verdict, 'failed'>> {
+  async function decide(asked: Asked): Promise<Verdict> {
     const { requestId } = asked.request;
     if (requestId === null) return decideOne(asked);
     const name = `${asked.caller.kind === 'token' ? asked.caller.tokenHash.toString('latin1') : asked.caller.organizationId} ${requestId}`;
@@ -145,11 +164,24 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
     }
   }
 
-  async function decideOne(asked: Asked): Promise<Exclude<Verdict, 'failed'>> {
-    const verdict = await batcher.add(asked);
-    if (verdict === 'failed')
-      throw new AdmissionUnavailableError('The verification failed; see the log of the server.', { retryAfterSeconds: 1 });
-    return verdict;
+  /** From memory at first; where that turns out to be out of date, by what is read for this request alone, which no later change can overtake. */
+  async function decideOne(asked: Asked): Promise<Verdict> {
+    for (let tries = 1; tries <= MAX_TRIES; tries++) {
+      const read = tries > 1 || facts.find(asked) === undefined ? await readFacts(asked) : null;
+      const outcome = await batcher.add({ asked, facts: read });
+      if (outcome === 'failed')
+        throw new AdmissionUnavailableError('The verification failed; see the log of the server.', { retryAfterSeconds: 1 });
+      if (outcome !== 'stale') return outcome;
+    }
+    throw new AdmissionUnavailableError('What the key may do changes faster than it can be read; try again.', { retryAfterSeconds: 1 });
+  }
+
+  async function readFacts(asked: Asked): Promise<Facts> {
+    try {
+      return await facts.read(asked);
+    } catch (error) {
+      throw new AdmissionUnavailableError('The database can not answer now; try again.', { retryAfterSeconds: 1, cause: error });
+    }
   }
 
   return {
@@ -159,13 +191,17 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
       const asked: Asked = {
         caller,
         request,
-        lookupId: parsed?.lookupId ?? '',
+        lookupId: parsed?.lookupId ?? null,
         foreignHash,
         mac: fastVerifier(peppers.current, request.key),
       };
       let verdict = await decide(asked);
-      if (verdict.special !== null && 'pepperId' in verdict.special) {
-        if ((await renewal.renew(asked, verdict.special)) === 'renewed') verdict = await decide(asked);
+      if (verdict.decided.code === OTHER_PEPPER && verdict.lookupId !== null) {
+        const renewed = await renewal.renew(asked, verdict.lookupId);
+        facts.forgetSecret(verdict.lookupId);
+        if (renewed === 'renewed') {
+          verdict = await decide(asked);
+        }
         if (verdict.decided.code === OTHER_PEPPER) return toAnswer({ ...verdict.decided, code: INVALID_KEY }, null, request.requestId);
       }
       const { decided, key, special } = verdict;
@@ -199,39 +235,31 @@ function tellsOfKey(code: number): boolean {
   return code < CALLER_UNAUTHENTICATED && code !== INVALID_KEY;
 }
 
-function wantedFacts(row: AdmitRow): ReadonlyMap<number, WantedFacts> {
-  const wanted = new Map<number, WantedFacts>();
-  row.keys.forEach((key, index) => {
-    const version = row.versions[index];
-    if (key !== null && version !== null && version !== undefined && tellsOfKey(row.codes[index] ?? INVALID_KEY))
-      wanted.set(key, { version, profileVersion: row.profile_versions?.[index] ?? null });
-  });
-  return wanted;
-}
-
-function toVerdicts(row: AdmitRow, facts: ReadonlyMap<number, KeyFacts>): readonly Verdict[] {
+function toVerdicts(batch: readonly Judged[], row: AdmitRow): readonly Verdict[] {
   const atMs = row.at.getTime();
   const left = leftByKey(row);
   let next = row.first_position;
-  return row.codes.map((code, index) => {
+  return batch.map((judged, index) => {
+    const { key } = judged.judgement;
+    const code = row.codes?.[index] ?? judged.judgement.code;
     const special = row.special?.[index] ?? null;
     const refusing = special !== null && 'retryAt' in special ? special : null;
-    const key = row.keys[index] ?? null;
-    const position = row.recorded[index] === true ? next : null;
+    const position = (row.recorded === null ? isRecorded(judged) : row.recorded[index] === true) ? next : null;
     if (position !== null) next = position + 1n;
     return {
       decided: {
         code,
         rule: row.rules?.[index] ?? 0,
         position,
-        outdated: row.outdated?.[index] ?? false,
+        outdated: judged.facts.verifier?.current === false,
         atMs,
         retryAtMs: refusing?.retryAt == null ? null : Date.parse(refusing.retryAt),
         quotaStatus: refusing?.quotaStatus ?? null,
-        left: (key === null ? undefined : left.get(key)) ?? NOTHING_KNOWN_LEFT,
+        left: (key === null ? undefined : left.get(key.number)) ?? NOTHING_KNOWN_LEFT,
       },
-      key: key !== null && tellsOfKey(code) ? (facts.get(key) ?? null) : null,
+      key: key !== null && tellsOfKey(code) ? key.told : null,
       special,
+      lookupId: judged.facts.verifier?.lookupId ?? null,
     };
   });
 }
@@ -241,17 +269,14 @@ const NOTHING_KNOWN_LEFT: Decided['left'] = { minute: null, total: null, daily: 
 function leftByKey(row: AdmitRow): ReadonlyMap<number, Decided['left']> {
   const left = new Map<number, Decided['left']>();
   row.consumed_keys?.forEach((key, index) => {
+    if (key === null) return;
     left.set(key, {
-      minute: toNumber(row.minute_left?.[index]),
-      total: toNumber(row.total_left?.[index]),
-      daily: toNumber(row.day_left?.[index]),
-      weekly: toNumber(row.week_left?.[index]),
-      monthly: toNumber(row.month_left?.[index]),
+      minute: row.minute_left?.[index] ?? null,
+      total: row.total_left?.[index] ?? null,
+      daily: row.day_left?.[index] ?? null,
+      weekly: row.week_left?.[index] ?? null,
+      monthly: row.month_left?.[index] ?? null,
     });
   });
   return left;
-}
-
-function toNumber(value: bigint | null | undefined): number | null {
-  return value === null || value === undefined ? null : Number(value);
 }

@@ -130,10 +130,11 @@ async function write(
     sql` AND `,
   );
   try {
+    // Servers that keep facts of such rows in memory compare the revision.
     const { numAffectedRows } = await (
       found === null
-        ? sql`INSERT INTO ${sql.table(table)} (${columns}) ${values} ON CONFLICT DO NOTHING`
-        : sql`UPDATE ${sql.table(table)} SET (${columns}) = (${values}) WHERE ${sameKey} AND xmin = ${rowVersion}::xid`
+        ? sql`WITH revised AS (UPDATE state_revision SET revision = revision + 1) INSERT INTO ${sql.table(table)} (${columns}) ${values} ON CONFLICT DO NOTHING`
+        : sql`WITH revised AS (UPDATE state_revision SET revision = revision + 1) UPDATE ${sql.table(table)} SET (${columns}) = (${values}) WHERE ${sameKey} AND xmin = ${rowVersion}::xid`
     ).execute(db);
     return numAffectedRows === 1n ? 'written' : 'changed meanwhile';
   } catch (error) {

@@ -16,12 +16,18 @@ const REFUSING: KyselyPlugin = {
   transformResult: ({ result }) => Promise.resolve(result),
 };
 
-it('a batch whose answer can not be put together is not decided again: each request is charged once', async () => {
+it('where what decides can not be read nobody passes, nothing is charged, and the next one is asked anew', async () => {
   const ledger = await openTestLedger();
   const { secret } = await ledger.newKey();
   const errors: Error[] = [];
+  let refusing = true;
   const admission = createAdmission({
-    database: { ...ledger.database, kysely: ledger.db.withPlugin(REFUSING) },
+    database: {
+      ...ledger.database,
+      get kysely() {
+        return ledger.db.withPlugin({ ...REFUSING, transformQuery: (args) => (refusing ? REFUSING.transformQuery(args) : args.node) });
+      },
+    },
     connection: clientConfig({ connectionString: ledger.testDatabase.serverUrl, applicationName: 'keyledger test' }),
     peppers: ledger.peppers,
     argon2: ledger.argon2,
@@ -33,9 +39,15 @@ it('a batch whose answer can not be put together is not decided again: each requ
     const caller = { kind: 'organization', organizationId: ledger.organization.id } as const;
     const answers = await Promise.allSettled(Array.from({ length: AT_ONCE }, () => admission.verify(caller, request)));
     for (const answer of answers) expect(answer.status === 'rejected' && answer.reason instanceof AdmissionUnavailableError).toBe(true);
-    const { rows } = await sql<{ total: bigint; events: number }>`
-      SELECT sum(total)::bigint AS total, (SELECT count(*)::integer FROM usage_events) AS events FROM key_windows`.execute(ledger.db);
-    expect(rows).toEqual([{ total: BigInt(AT_ONCE), events: AT_ONCE }]);
+    const charged = async () =>
+      (
+        await sql<{ total: bigint; events: number }>`
+          SELECT sum(total)::bigint AS total, (SELECT count(*)::integer FROM usage_events) AS events FROM key_windows`.execute(ledger.db)
+      ).rows;
+    expect(await charged()).toEqual([{ total: 0n, events: 0 }]);
+    refusing = false;
+    expect(await admission.verify(caller, request)).toMatchObject({ code: 'VALID' });
+    expect(await charged()).toEqual([{ total: 1n, events: 1 }]);
   } finally {
     await admission.close();
     await ledger.close();

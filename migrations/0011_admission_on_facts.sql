@@ -1,0 +1,365 @@
+-- Verifications decided on facts that servers keep in memory, and checked by the statement that consumes.
+
+-- Counts the times that a row of the state was written without an event: mended by `keyledger rebuild`. Servers that keep facts of such rows compare it.
+CREATE TABLE state_revision (
+  revision bigint NOT NULL
+) WITH (fillfactor = 20);
+INSERT INTO state_revision VALUES (0);
+
+DROP FUNCTION admit, lock_organization_windows, imported_lookup_ids, trace_of;
+
+-- Locks the windows of those organizations that have caps, and then those of the keys asked for, and brings the former to the present. Answers what time that
+-- is. One moment read under all these locks serves for both and for the log: were it read before a lock is won or once more after, the organization's windows
+-- and `recorded_at` would not agree about the sub-bucket.
+CREATE FUNCTION lock_organization_windows(p_capped integer[], p_keys integer[]) RETURNS timestamptz LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  present timestamptz;
+  now_tick bigint;
+  now_second bigint;
+BEGIN
+  PERFORM begin_organization_windows(c) FROM unnest(p_capped) AS c WHERE NOT EXISTS (SELECT FROM organization_windows w WHERE w.organization = c);
+  PERFORM 1 FROM organization_windows WHERE organization = ANY (p_capped) ORDER BY organization FOR NO KEY UPDATE;
+  PERFORM 1 FROM key_windows WHERE key = ANY (p_keys) ORDER BY key FOR NO KEY UPDATE;
+  present := ledger_now();
+  now_tick := floor(extract(epoch FROM present) * 20);
+  now_second := floor(extract(epoch FROM present));
+  UPDATE organization_windows w SET
+    ticks = close_buckets(w.ticks, w.tick_count, now_tick - w.tick_bucket, 20),
+    second_closed = sum_of(close_buckets(w.ticks, w.tick_count, now_tick - w.tick_bucket, 20)),
+    tick_count = 0, tick_bucket = now_tick,
+    seconds = close_buckets(w.seconds, CASE WHEN now_second > w.second_bucket THEN w.second_count END, now_second - w.second_bucket, 60),
+    minute_closed = CASE WHEN now_second > w.second_bucket THEN sum_of(close_buckets(w.seconds, w.second_count, now_second - w.second_bucket, 60)) ELSE w.minute_closed END,
+    second_count = CASE WHEN now_second > w.second_bucket THEN 0 ELSE w.second_count END,
+    second_bucket = greatest(w.second_bucket, now_second)
+  WHERE w.organization = ANY (p_capped) AND w.tick_bucket < now_tick;
+  RETURN present;
+END $$;
+
+-- Decides a batch of verifications, consumes their limits and records them, in one transaction. What speaks for and against each request but limits, balances and
+-- blocked addresses the server has decided already (`p_code`), on facts that it keeps; here they are found to be current, or nothing is done.
+--
+-- Facts: p_seen is the position of the newest life-cycle event that they include, p_revision that of state_revision, p_facts_of whose they are, NULL where all were
+-- read for this batch. Where an event of one of these organizations is newer, or the present lies outside p_since to p_until (microseconds since 1970), between
+-- which no expiry lies that the codes rest on, the answer is `stale`. In any case it names as `changed`, up to `seen`, what newer events belong to, as
+-- "<organization> <stream>"; NULL where that is too much to tell.
+--
+-- p_organization to p_bad_secret run parallel, one element a request; one that would hold nothing but NULLs may be NULL itself, as p_recorded where all are. So it is
+-- with the answer's `codes` to `special`, which are NULL where they are what was given, or empty. p_keys to p_month run parallel too, one element for each key that
+-- may be let through, in ascending order: p_asked is the sum of the costs, NULL where one of them is 0, the others are its limits. So are those from
+-- consumed_keys on; where a key stands there twice, its last element counts.
+-- p_request_id with p_trace: the ids that callers chose, and what recognises the secret that each was presented with. p_bad_secret: a hash of each secret that was not
+-- right. p_capped, p_balanced: those organizations that have limits over all their keys, and that keep a balance. p_wake: tells the followers of the log at
+-- once; a caller that has just told them does so again a little later.
+-- Codes are those of src/domain/usage.ts; besides 100 caller unauthenticated, 101 caller forbidden, 102 the fast verifier was made with another pepper,
+-- 103 the request id belongs to reported usage, or to another key's request, 104 the request id was answered before (`special` has the answer).
+-- Order of checks: caller; address blocked; key and secret; organization; its balance; state; expiry; environment; address and origin; permissions; the organization's
+-- second and minute; the key's minute and tokens; its quotas total, daily, weekly, monthly. Rules are numbered 1 key_minute, 2 key_tokens, 3 total, 4 daily, 5 weekly,
+-- 6 monthly, 7 organization_second, 8 organization_minute. Requests that are `recorded` have the positions from first_position on, in their order.
+--
+-- Why it is right under concurrency: facts are looked at before anything is consumed, so what was acknowledged before a request came is known to its answer. The
+-- windows of a key are one row, and one UPDATE both reads what is left and takes it. Where another batch changed
+-- the row first, Postgres runs the expressions again on its new version. A row whose second has passed is brought forward before, under its lock and in a
+-- statement of its own, so that the UPDATE sees that. A row may only be ahead of this batch's clock, and then its own second counts, in `recorded_at` too:
+-- the log and the windows always agree about the sub-bucket. Rows are taken in the order of keys; what deadlocks nevertheless is run again.
+-- An organization with a cap has its windows locked before anything else, so that its requests are counted off in their order; of those that fit there, the
+-- ones that their keys refuse are not charged. Such a one can take the place of a later one in the same batch, at the cap's edge, for that batch alone.
+--
+-- Why it is several statements: what nearly no batch needs (caps of organizations, chosen request ids, refusals, bad secrets) would cost every batch its
+-- part of a larger plan's start, and that is most of what a batch of a few dozen costs.
+CREATE FUNCTION admit(
+  p_seen bigint, p_revision bigint, p_facts_of uuid[], p_since bigint, p_until bigint,
+  p_organization integer[], p_key integer[], p_code smallint[], p_recorded boolean[], p_cost integer[], p_ip inet[], p_endpoint text[], p_detail text[],
+  p_request_id text[], p_trace text[], p_bad_secret integer[], p_capped integer[], p_balanced integer[],
+  p_keys integer[], p_asked bigint[], p_minute bigint[], p_tokens bigint[], p_total bigint[], p_day bigint[], p_week bigint[], p_month bigint[],
+  p_failures_to_block integer, p_failure_window interval, p_block_for interval, p_wake boolean,
+  OUT at timestamptz, OUT stale boolean, OUT seen bigint, OUT revision bigint, OUT changed text[],
+  OUT first_position bigint, OUT codes smallint[], OUT rules smallint[], OUT recorded boolean[], OUT special json[],
+  OUT consumed_keys integer[], OUT minute_left bigint[], OUT total_left bigint[], OUT day_left bigint[], OUT week_left bigint[], OUT month_left bigint[]
+) LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+  present timestamptz := ledger_now();
+  present_second bigint;
+  present_microsecond bigint := extract(epoch FROM present) * 1000000;
+  suspended integer[];
+  -- Whether the codes, and so what the keys are asked for, are others than those given.
+  altered boolean := false;
+  behind integer[];
+  seconds bigint[];
+  short integer[];
+  refusals key_refusals[];
+  recorded_at timestamptz[];
+  positions bigint[];
+  details text[] := p_detail;
+  nth record;
+BEGIN
+  SELECT e.position, s.revision INTO seen, revision FROM state_revision s LEFT JOIN (SELECT position FROM events ORDER BY position DESC LIMIT 1) AS e ON true;
+  stale := present_microsecond < p_since OR present_microsecond >= p_until;
+  IF revision <> p_revision OR seen < p_seen THEN
+    stale := stale OR p_facts_of IS NOT NULL;
+  ELSIF seen > p_seen THEN
+    SELECT CASE WHEN count(*) <= 10000 THEN coalesce(array_agg(DISTINCT e.organization_id || ' ' || e.stream) FILTER (WHERE e.version > 1), '{}') END, max(e.position),
+      stale OR (p_facts_of IS NOT NULL AND (count(*) > 10000 OR coalesce(bool_or(e.version > 1 AND e.organization_id = ANY (p_facts_of)), false)))
+    INTO changed, seen, stale
+    -- With the first event of a history something comes into being: no server keeps facts of that.
+    FROM (SELECT position, organization_id, stream, version FROM events WHERE position > p_seen ORDER BY position LIMIT 10001) AS e;
+  END IF;
+  at := present;
+  IF stale THEN
+    RETURN;
+  END IF;
+  codes := p_code;
+  recorded := p_recorded;
+
+  IF p_capped IS NOT NULL THEN
+    present := lock_organization_windows(p_capped, p_keys);
+    at := present;
+  END IF;
+  present_second := floor(extract(epoch FROM present));
+
+  IF p_ip IS NOT NULL AND EXISTS (SELECT FROM address_failures f WHERE f.blocked_until > present) THEN
+    FOR nth IN
+      SELECT r.ordinal FROM unnest(p_organization, codes, p_ip) WITH ORDINALITY AS r (organization, code, ip, ordinal)
+      JOIN address_failures f ON f.organization = r.organization AND f.address = party_of(r.ip)
+      WHERE f.blocked_until > present AND r.code NOT IN (100, 101)
+    LOOP
+      codes[nth.ordinal] := 8;
+      altered := true;
+    END LOOP;
+  END IF;
+
+  IF p_balanced IS NOT NULL THEN
+    suspended := ARRAY(SELECT b.organization FROM balances b WHERE b.organization = ANY (p_balanced) AND b.suspended);
+    IF suspended <> '{}' THEN
+      FOR nth IN
+        SELECT r.ordinal FROM unnest(p_organization, codes) WITH ORDINALITY AS r (organization, code, ordinal)
+        WHERE r.organization = ANY (suspended) AND r.code NOT IN (1, 8, 100, 101, 102)
+      LOOP
+        codes[nth.ordinal] := 9;
+        altered := true;
+      END LOOP;
+    END IF;
+  END IF;
+
+  IF p_request_id IS NOT NULL THEN
+    FOR nth IN
+      -- Gateways pass on ids that end clients choose: an answer is repeated only to whoever presents the secret that it was given to.
+      SELECT r.ordinal, q.position, q.answer, coalesce(q.answer ->> 'asked' = r.trace, false) AS same
+      FROM unnest(p_organization, codes, p_request_id, p_trace) WITH ORDINALITY AS r (organization, code, request_id, trace, ordinal)
+      JOIN usage_requests q ON q.organization = r.organization AND q.request_id = r.request_id
+      WHERE r.code NOT IN (100, 101)
+    LOOP
+      -- Nothing is recorded under another request's id.
+      recorded := coalesce(recorded, array_fill(true, ARRAY[cardinality(codes)]));
+      recorded[nth.ordinal] := false;
+      IF nth.same THEN
+        codes[nth.ordinal] := 104;
+        special := coalesce(special, array_fill(NULL::json, ARRAY[cardinality(codes)]));
+        special[nth.ordinal] := json_build_object('position', nth.position::text, 'answer', nth.answer);
+        altered := true;
+      ELSIF codes[nth.ordinal] NOT IN (1, 8, 102) THEN
+        codes[nth.ordinal] := 103;
+        altered := true;
+      END IF;
+    END LOOP;
+  END IF;
+
+  IF p_capped IS NOT NULL THEN
+    FOR nth IN
+      SELECT j.ordinal, j.rule + 6 AS rule
+      FROM (
+        SELECT o.number, o.requests_per_second, o.requests_per_minute, array_agg(r.ordinal ORDER BY r.ordinal) AS ordinals, array_agg(r.cost::bigint ORDER BY r.ordinal) AS costs
+        FROM unnest(p_organization, p_cost, codes) WITH ORDINALITY AS r (organization, cost, code, ordinal)
+        JOIN organizations o ON o.number = r.organization
+        WHERE r.code = 0
+        GROUP BY o.id
+      ) AS a
+      JOIN organization_windows w ON w.organization = a.number
+      CROSS JOIN LATERAL unnest(a.ordinals, refusing_rules(a.costs, ARRAY[
+        a.requests_per_second - w.second_closed - w.tick_count, a.requests_per_minute - w.minute_closed - w.second_count])) AS j (ordinal, rule)
+      WHERE j.rule > 0
+    LOOP
+      codes[nth.ordinal] := 11;
+      rules := coalesce(rules, array_fill(0::smallint, ARRAY[cardinality(codes)]));
+      rules[nth.ordinal] := nth.rule;
+      altered := true;
+    END LOOP;
+  END IF;
+
+  IF altered THEN
+    SELECT array_agg(k.key ORDER BY k.key), array_agg(r.cost ORDER BY k.key), array_agg(k.minute ORDER BY k.key), array_agg(k.tokens ORDER BY k.key),
+      array_agg(k.total ORDER BY k.key), array_agg(k.day ORDER BY k.key), array_agg(k.week ORDER BY k.key), array_agg(k.month ORDER BY k.key)
+    INTO p_keys, p_asked, p_minute, p_tokens, p_total, p_day, p_week, p_month
+    FROM unnest(p_keys, p_minute, p_tokens, p_total, p_day, p_week, p_month) AS k (key, minute, tokens, total, day, week, month)
+    JOIN (
+      SELECT r.key, CASE WHEN min(r.cost) > 0 THEN sum(r.cost) END AS cost
+      FROM unnest(p_key, p_cost, codes) AS r (key, cost, code) WHERE r.code = 0 GROUP BY r.key
+    ) AS r ON r.key = k.key;
+    -- Of an outdated secret that passes after all.
+    IF p_detail IS NOT NULL THEN
+      details := ARRAY(SELECT CASE r.code WHEN 0 THEN r.detail END FROM unnest(codes, p_detail) WITH ORDINALITY AS r (code, detail, ordinal) ORDER BY r.ordinal);
+    END IF;
+  END IF;
+
+  behind := ARRAY(SELECT w.key FROM key_windows w WHERE w.key = ANY (p_keys) AND w.second_bucket < present_second);
+  IF behind <> '{}' THEN
+    -- All rows of the batch, not only those that are behind: the UPDATE takes the others afterwards, and another batch could hold one of them and wait for one of these.
+    PERFORM 1 FROM key_windows WHERE key = ANY (p_keys) ORDER BY key FOR NO KEY UPDATE;
+    PERFORM advance_windows(behind, present);
+  END IF;
+
+  -- Nearly always everything fits. What a key has no limit for is NULL, and so is what it is asked for where one of its requests only asks (a cost of 0).
+  WITH consumed AS (
+    UPDATE key_windows w SET (total, second_count, half_hour_count, quarter_count) = (
+      SELECT w.total + g.cost, w.second_count + g.cost, w.half_hour_count + g.cost, w.quarter_count + g.cost
+      FROM (
+        SELECT CASE WHEN a.cost <= least(a.minute - w.minute_closed - w.second_count, a.total - w.total, a.day - w.day_closed - w.half_hour_count,
+          a.week - w.week_closed - w.quarter_count, a.month - w.month_closed - w.quarter_count, 9223372036854775807)
+          AND (a.tokens <= w.token_closed + w.token_count) IS NOT TRUE THEN a.cost ELSE 0 END AS cost
+      ) AS g
+    )
+    FROM unnest(p_keys, p_asked, p_minute, p_tokens, p_total, p_day, p_week, p_month) AS a (key, cost, minute, tokens, total, day, week, month)
+    WHERE w.key = a.key
+    RETURNING w.key, new.total = old.total AS short, new.second_bucket, a.minute - new.minute_closed - new.second_count AS minute_left,
+      a.total - new.total AS total_left, a.day - new.day_closed - new.half_hour_count AS day_left,
+      a.week - new.week_closed - new.quarter_count AS week_left, a.month - new.month_closed - new.quarter_count AS month_left
+  )
+  SELECT array_agg(c.key), array_agg(c.second_bucket), unless_empty(array_agg(c.minute_left)), unless_empty(array_agg(c.total_left)),
+    unless_empty(array_agg(c.day_left)), unless_empty(array_agg(c.week_left)), unless_empty(array_agg(c.month_left)), array_agg(c.key) FILTER (WHERE c.short)
+  INTO consumed_keys, seconds, minute_left, total_left, day_left, week_left, month_left, short
+  FROM consumed c;
+
+  IF present_second < ANY (seconds) THEN
+    recorded_at := ARRAY(
+      SELECT greatest(present, to_timestamp(s.second)) FROM unnest(p_key) WITH ORDINALITY AS r (key, ordinal)
+      LEFT JOIN unnest(consumed_keys, seconds) AS s (key, second) ON s.key = r.key ORDER BY r.ordinal);
+  END IF;
+
+  IF short IS NOT NULL THEN
+    -- Not everything that these keys are asked for fits, or one of their requests only asks: request by request. Their rows were locked above.
+    WITH asking AS (
+      SELECT r.key, array_agg(r.ordinal ORDER BY r.ordinal) AS ordinals, array_agg(r.cost::bigint ORDER BY r.ordinal) AS costs
+      FROM unnest(p_key, p_cost, codes) WITH ORDINALITY AS r (key, cost, code, ordinal)
+      WHERE r.code = 0 AND r.key = ANY (short)
+      GROUP BY r.key
+    ),
+    consumed AS (
+      UPDATE key_windows w SET (total, second_count, half_hour_count, quarter_count) = (
+        SELECT w.total + g.cost, w.second_count + g.cost, w.half_hour_count + g.cost, w.quarter_count + g.cost
+        FROM (SELECT granted_cost(a.costs, room_left(k, w)) AS cost) AS g
+      )
+      FROM asking a JOIN api_keys k ON k.number = a.key
+      WHERE w.key = a.key
+      RETURNING w.key, a.ordinals, refusing_rules(a.costs, room_left(k, old)) AS rules, room_left(k, new) AS room
+    )
+    SELECT consumed_keys || array_agg(c.key),
+      CASE WHEN minute_left IS NOT NULL THEN minute_left || array_agg(c.room[1]) END, CASE WHEN total_left IS NOT NULL THEN total_left || array_agg(c.room[3]) END,
+      CASE WHEN day_left IS NOT NULL THEN day_left || array_agg(c.room[4]) END, CASE WHEN week_left IS NOT NULL THEN week_left || array_agg(c.room[5]) END,
+      CASE WHEN month_left IS NOT NULL THEN month_left || array_agg(c.room[6]) END, array_agg(ROW(c.ordinals, c.rules)::key_refusals)
+    INTO consumed_keys, minute_left, total_left, day_left, week_left, month_left, refusals
+    FROM consumed c;
+    FOR nth IN SELECT j.ordinal, j.rule FROM unnest(refusals) AS k CROSS JOIN LATERAL unnest(k.ordinals, k.rules) AS j (ordinal, rule) WHERE j.rule > 0 LOOP
+      codes[nth.ordinal] := CASE WHEN nth.rule > 2 THEN 10 ELSE 11 END;
+      rules := coalesce(rules, array_fill(0::smallint, ARRAY[cardinality(codes)]));
+      rules[nth.ordinal] := nth.rule;
+    END LOOP;
+  END IF;
+
+  IF p_capped IS NOT NULL THEN
+    UPDATE organization_windows w SET tick_count = w.tick_count + s.cost, second_count = w.second_count + s.cost
+    FROM (
+      SELECT r.organization, sum(r.cost) AS cost
+      FROM unnest(p_organization, p_cost, codes) AS r (organization, cost, code) WHERE r.code = 0 GROUP BY 1
+    ) AS s
+    WHERE w.organization = s.organization;
+  END IF;
+
+  IF rules IS NOT NULL THEN
+    special := coalesce(special, array_fill(NULL::json, ARRAY[cardinality(codes)]));
+    details := coalesce(details, array_fill(NULL::text, ARRAY[cardinality(codes)]));
+    FOR nth IN
+      SELECT r.ordinal, (ARRAY['key_minute', 'key_tokens', 'total', 'daily', 'weekly', 'monthly', 'organization_second', 'organization_minute'])[r.rule] AS name, l.cap,
+        greatest(0, l.cap - l.used) AS room, o.quota_status, retry_at(r.key, o.number, r.rule, greatest(r.cost, 1), l.cap) AS retry_at
+      FROM unnest(p_key, p_organization, p_cost, rules) WITH ORDINALITY AS r (key, organization, cost, rule, ordinal)
+      JOIN api_keys k ON k.number = r.key
+      JOIN key_windows w ON w.key = r.key
+      JOIN organizations o ON o.number = r.organization
+      LEFT JOIN organization_windows x ON x.organization = o.number
+      CROSS JOIN LATERAL (SELECT
+        (ARRAY[k.requests_per_minute, k.tokens_per_minute, k.quota_total, k.quota_daily, k.quota_weekly, k.quota_monthly, o.requests_per_second, o.requests_per_minute])[r.rule] AS cap,
+        (ARRAY[w.minute_closed + w.second_count, w.token_closed + w.token_count, w.total, w.day_closed + w.half_hour_count, w.week_closed + w.quarter_count,
+          w.month_closed + w.quarter_count, x.second_closed + x.tick_count, x.minute_closed + x.second_count])[r.rule] AS used) AS l
+      WHERE r.rule > 0
+    LOOP
+      special[nth.ordinal] := json_build_object('retryAt', nth.retry_at, 'quotaStatus', nth.quota_status);
+      details[nth.ordinal] := format('%s: %s left of %s', nth.name, nth.room, nth.cap);
+    END LOOP;
+  END IF;
+
+  IF p_bad_secret IS NOT NULL THEN
+    INSERT INTO address_failures AS f (organization, address, first_at, secrets, blocked_until)
+    SELECT g.organization, g.address, present, g.secrets, CASE WHEN cardinality(g.secrets) >= p_failures_to_block THEN present + p_block_for END
+    FROM (
+      SELECT r.organization, party_of(r.ip) AS address, array_agg(DISTINCT r.secret) AS secrets
+      FROM unnest(p_organization, p_ip, codes, p_bad_secret) AS r (organization, ip, code, secret)
+      WHERE r.code = 1 AND r.ip IS NOT NULL
+      GROUP BY 1, 2 ORDER BY 1, 2
+    ) AS g
+    ON CONFLICT (organization, address) DO UPDATE SET (first_at, secrets, blocked_until) = (
+      SELECT CASE WHEN m.fresh THEN f.first_at ELSE excluded.first_at END, CASE WHEN m.fresh THEN m.secrets ELSE excluded.secrets END,
+        CASE WHEN cardinality(CASE WHEN m.fresh THEN m.secrets ELSE excluded.secrets END) >= p_failures_to_block THEN present + p_block_for END
+      FROM (
+        SELECT f.first_at > present - p_failure_window AND coalesce(f.blocked_until > present, true) AS fresh,
+          ARRAY(SELECT DISTINCT s FROM unnest(f.secrets || excluded.secrets) AS s LIMIT p_failures_to_block) AS secrets
+      ) AS m);
+  END IF;
+
+  IF recorded IS NULL OR true = ANY (recorded) THEN
+    -- After the windows are consumed: the log's lock is the last to be taken, and held for the shortest time.
+    first_position := (SELECT r.first_position FROM reserve_positions() AS r);
+    IF false = ANY (recorded) THEN
+      positions := ARRAY(
+        SELECT CASE WHEN r.recorded THEN first_position - 1 + count(*) FILTER (WHERE r.recorded) OVER (ORDER BY r.ordinal) END
+        FROM unnest(recorded) WITH ORDINALITY AS r (recorded, ordinal) ORDER BY r.ordinal);
+    END IF;
+    INSERT INTO usage_events (position, recorded_at, organization, key, credits, kind, code, ip, endpoint, request_id, detail)
+    SELECT coalesce(positions[r.ordinal], first_position - 1 + r.ordinal), coalesce(recorded_at[r.ordinal], present), r.organization, r.key,
+      CASE r.code WHEN 0 THEN r.cost ELSE 0 END, 1, r.code, r.ip, r.endpoint, r.request_id, r.detail
+    FROM unnest(recorded, p_organization, p_key, codes, p_cost, p_ip, p_endpoint, p_request_id, details)
+      WITH ORDINALITY AS r (recorded, organization, key, code, cost, ip, endpoint, request_id, detail, ordinal)
+    WHERE r.recorded IS NOT FALSE;
+    IF p_wake THEN
+      PERFORM pg_notify('keyledger_log', '');
+    END IF;
+
+    IF p_request_id IS NOT NULL THEN
+      INSERT INTO usage_requests (organization, request_id, position, recorded_at, answer)
+      SELECT u.organization, u.request_id, u.position, u.recorded_at, json_build_object(
+        'asked', p_trace[r.ordinal], 'at', u.recorded_at, 'code', u.code, 'rule', coalesce(rules[r.ordinal], 0), 'outdated', u.code = 0 AND u.detail IS NOT NULL,
+        'minuteLeft', l.minute_left, 'totalLeft', l.total_left, 'dayLeft', l.day_left, 'weekLeft', l.week_left, 'monthLeft', l.month_left,
+        'retryAt', special[r.ordinal] -> 'retryAt', 'quotaStatus', special[r.ordinal] -> 'quotaStatus', 'key', to_json(k),
+        'profile', (SELECT to_json(p) FROM profiles p WHERE p.id = k.profile_id))
+      FROM (
+        SELECT r.ordinal, coalesce(positions[r.ordinal], first_position - 1 + r.ordinal) AS position
+        FROM unnest(recorded, p_key) WITH ORDINALITY AS r (recorded, key, ordinal) WHERE r.recorded IS NOT FALSE
+      ) AS r
+      JOIN usage_events u ON u.position = r.position
+      JOIN api_keys k ON k.number = u.key
+      LEFT JOIN LATERAL (
+        SELECT * FROM unnest(consumed_keys, minute_left, total_left, day_left, week_left, month_left)
+          WITH ORDINALITY AS l (key, minute_left, total_left, day_left, week_left, month_left, ordinal)
+        WHERE l.key = u.key ORDER BY l.ordinal DESC LIMIT 1
+      ) AS l ON true
+      WHERE u.request_id IS NOT NULL;
+    END IF;
+  END IF;
+
+  IF NOT altered AND rules IS NULL THEN
+    codes := NULL;
+    recorded := NULL;
+  END IF;
+END $$;
+
+GRANT SELECT, UPDATE ON state_revision TO keyledger_server;
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA keyledger FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION lock_organization_windows, admit TO keyledger_server;
