@@ -67,7 +67,9 @@ export function createAlertCommands(context: CommandContext): AlertCommands {
         if (isRefusal(events)) return events;
         const next = events.reduce(evolveAlertRule, state);
         const effects = next.kind === 'absent' ? [] : [writeAlertRuleRow(next, organizationId, version + events.length)];
-        return { streams: [{ organizationId, stream, version, events }], effects, result: { ruleId } };
+        const room = { kind: 'alert rules', organizationId, newId: ruleId, most: MAX_RULES } as const;
+        const decidedOn = command.kind === 'create' ? { decidedOn: { streams: [], room } } : {};
+        return { streams: [{ organizationId, stream, version, events }], effects, ...decidedOn, result: { ruleId } };
       },
     });
   }

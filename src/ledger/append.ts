@@ -35,6 +35,13 @@ export type DecidedOn = {
   readonly streams: readonly { readonly stream: string; readonly version: number }[];
   /** A key, by its number, that was not used up to a position and must not have been used since. */
   readonly unused?: { readonly keyNumber: number; readonly upTo: bigint };
+  /** An organization had fewer than `most` of a kind, the new one not counted. */
+  readonly room?: {
+    readonly kind: 'webhook endpoints' | 'alert rules';
+    readonly organizationId: string;
+    readonly newId: string;
+    readonly most: number;
+  };
 };
 
 export type Appended = { readonly firstPosition: bigint; readonly lastPosition: bigint; readonly recordedAt: Date };
@@ -57,7 +64,7 @@ export async function append(db: Kysely<Tables>, request: Append): Promise<Appen
       data: canonicalJson(event.data as JsonValue),
     })),
   );
-  const { streams, unused } = request.decidedOn ?? { streams: [] };
+  const { streams, unused, room } = request.decidedOn ?? { streams: [] };
   const effects = request.effects.map(({ name, statement }) => sql`, ${sql.id(name)} AS (${statement})`);
   const { rows: answers } = await sql<{ first_position: bigint; last_position: bigint; recorded_at: Date }>`
     WITH appended AS MATERIALIZED (
@@ -66,10 +73,17 @@ export async function append(db: Kysely<Tables>, request: Append): Promise<Appen
         ${rows.map((row) => row.type)}::text[], ${rows.map(() => 1)}::smallint[], ${rows.map((row) => row.data)}::text[], ${request.keyOperationsPerHour}::integer,
         ${streams.map((read) => read.stream)}::text[], ${streams.map((read) => read.version)}::integer[], ${unused?.keyNumber ?? null}::integer, ${unused?.upTo ?? null}::bigint)
     ) ${effects.length === 0 ? sql`` : sql.join(effects, sql` `)}
-    SELECT first_position, last_position, recorded_at FROM appended`.execute(db);
+    SELECT first_position, last_position, recorded_at ${requireRoom(room)} FROM appended`.execute(db);
   const answer = answers[0];
   if (answer === undefined) throw new Error('append answered no row: the function of migration 0001 was changed.');
   return { firstPosition: answer.first_position, lastPosition: answer.last_position, recordedAt: answer.recorded_at };
+}
+
+/** Of the row of `appended`, so that it is looked at when the lock was won. */
+function requireRoom(room: DecidedOn['room']): RawBuilder<unknown> {
+  return room === undefined
+    ? sql``
+    : sql`, require_room(${room.kind}, ${room.organizationId}::uuid, ${room.newId}::uuid, ${room.most}::integer)`;
 }
 
 /** Another decision on the same stream came first: load and decide again. */

@@ -14,7 +14,7 @@ import {
   type WebhookState,
 } from '../domain/webhook-endpoint.ts';
 import type { Peppers } from '../identity/pepper.ts';
-import type { Effect } from '../ledger/append.ts';
+import type { DecidedOn, Effect } from '../ledger/append.ts';
 import { runCommand, type CommandContext, type Outcome } from '../ledger/run-command.ts';
 import { loadStream } from '../ledger/stream.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
@@ -57,6 +57,7 @@ type Asked = {
   readonly minted?: Minted;
   readonly effects?: readonly Effect[];
   readonly deliveryId?: string;
+  readonly decidedOn?: DecidedOn;
 };
 
 export function createWebhookCommands(context: WebhookCommandContext): WebhookCommands {
@@ -94,6 +95,7 @@ export function createWebhookCommands(context: WebhookCommandContext): WebhookCo
             ...events.flatMap((event) => secretEffects(endpointId, event, asked.minted?.sealed)),
             ...(asked.effects ?? []),
           ],
+          ...(asked.decidedOn === undefined ? {} : { decidedOn: asked.decidedOn }),
           result: { endpointId, deliveryId: asked.deliveryId ?? null },
           subjectId: endpointId,
           ...(asked.minted === undefined ? {} : { secret: asked.minted.secret }),
@@ -121,7 +123,8 @@ export function createWebhookCommands(context: WebhookCommandContext): WebhookCo
             'organizationId',
           );
         const secretFingerprint = webhookSecretFingerprint(minted.secret);
-        return { command: { kind: 'create', endpointId, ...settings, secretFingerprint }, minted };
+        const room = { kind: 'webhook endpoints', organizationId, newId: endpointId, most: MAX_ENDPOINTS } as const;
+        return { command: { kind: 'create', endpointId, ...settings, secretFingerprint }, minted, decidedOn: { streams: [], room } };
       });
     },
     async update(actor, raw) {
