@@ -8,6 +8,7 @@ import { unauthenticated } from './client-error.ts';
 import type { GraphqlDependencies } from './dependencies.ts';
 import type { GraphqlLimits } from './limits.ts';
 import { loadProfiles, type ProfileRow } from './profile-reading.ts';
+import type { UncheckedToken } from './unchecked-token.ts';
 
 /** Ends what a caller follows: revoked, expired, disconnected, or the server stops. A GraphQLError as the reason is told to the caller. */
 export type Session = { readonly signal: AbortSignal; release(): void };
@@ -17,11 +18,16 @@ export type GraphqlContext = {
   readonly deps: GraphqlDependencies;
   readonly limits: GraphqlLimits;
   readonly actor: Actor | null;
+  /** Set for an operation that does nothing but verify; then `actor` is null. */
+  readonly unchecked: UncheckedToken | null;
   /** What the caller authenticated with, to look again whether it still holds. */
   readonly authorization: string | undefined;
   readonly session: Session | null;
   /** Fires when the caller is gone. */
   readonly disconnected: AbortSignal | undefined;
+} & Loaders;
+
+type Loaders = {
   readonly lastUsed: DataLoader<number, Date | null>;
   readonly windows: DataLoader<number, KeyWindows>;
   readonly outdatedSecrets: DataLoader<number, readonly OutdatedSecret[]>;
@@ -29,35 +35,47 @@ export type GraphqlContext = {
   readonly profiles: DataLoader<string, ProfileRow | null>;
 };
 
-export type Caller = Pick<GraphqlContext, 'deps' | 'limits' | 'actor' | 'authorization' | 'session' | 'disconnected'>;
+export type Caller = Pick<GraphqlContext, 'deps' | 'limits' | 'actor' | 'authorization' | 'session' | 'disconnected'> & {
+  readonly unchecked?: UncheckedToken | null;
+};
 
 const NO_WINDOWS: KeyWindows = { quotas: [], limits: [] };
 
-/** A context with empty caches. */
+/** A context with empty caches. Loaders are made when they are first asked for: most operations need none. */
 export function createContext(caller: Caller): GraphqlContext {
-  const { deps, limits, actor, authorization, session, disconnected } = caller;
+  const { deps, limits, actor, authorization, session, disconnected, unchecked = null } = caller;
+  const loaders: { -readonly [Name in keyof Loaders]?: Loaders[Name] } = {};
   return {
     deps,
     limits,
     actor,
+    unchecked,
     authorization,
     session,
     disconnected,
-    lastUsed: new DataLoader(async (numbers) => {
-      const found = await lastUsed(deps.database.kysely, numbers);
-      return numbers.map((number) => found.get(number) ?? null);
-    }),
-    profiles: new DataLoader((ids) =>
-      actor === null ? Promise.resolve(ids.map(() => null)) : loadProfiles(deps.database.kysely, actor.organizationId, ids),
-    ),
-    windows: new DataLoader(async (numbers) => {
-      const found = await deps.windows(numbers);
-      return numbers.map((number) => found.get(number) ?? NO_WINDOWS);
-    }),
-    outdatedSecrets: new DataLoader(async (numbers) => {
-      const found = await readOutdatedSecrets(deps.database.kysely, numbers);
-      return numbers.map((number) => found.get(number) ?? []);
-    }),
+    get lastUsed() {
+      return (loaders.lastUsed ??= new DataLoader(async (numbers) => {
+        const found = await lastUsed(deps.database.kysely, numbers);
+        return numbers.map((number) => found.get(number) ?? null);
+      }));
+    },
+    get profiles() {
+      return (loaders.profiles ??= new DataLoader((ids) =>
+        actor === null ? Promise.resolve(ids.map(() => null)) : loadProfiles(deps.database.kysely, actor.organizationId, ids),
+      ));
+    },
+    get windows() {
+      return (loaders.windows ??= new DataLoader(async (numbers) => {
+        const found = await deps.windows(numbers);
+        return numbers.map((number) => found.get(number) ?? NO_WINDOWS);
+      }));
+    },
+    get outdatedSecrets() {
+      return (loaders.outdatedSecrets ??= new DataLoader(async (numbers) => {
+        const found = await readOutdatedSecrets(deps.database.kysely, numbers);
+        return numbers.map((number) => found.get(number) ?? []);
+      }));
+    },
   };
 }
 

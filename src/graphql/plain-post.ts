@@ -1,5 +1,14 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { execute, getOperationAST, OperationTypeNode, type DocumentNode, type ExecutionResult, type GraphQLSchema } from 'graphql';
+import {
+  execute,
+  getOperationAST,
+  Kind,
+  OperationTypeNode,
+  type OperationDefinitionNode,
+  type DocumentNode,
+  type ExecutionResult,
+  type GraphQLSchema,
+} from 'graphql';
 import { processRegularResult } from 'graphql-yoga';
 
 import { toClientError } from './client-error.ts';
@@ -24,6 +33,8 @@ type Parts = {
   readonly reader: DocumentReader;
   /** Rejects with what the client is told where its credentials are no good. */
   readonly contextOf: (authorization: string | undefined) => Promise<GraphqlContext>;
+  /** For an operation that does nothing but verify; null where the caller has to be authenticated. */
+  readonly uncheckedContextOf: (authorization: string | undefined) => GraphqlContext | null;
   /** Answers everything else; the body where it was read already. */
   readonly full: (req: IncomingMessage, res: ServerResponse, body: Buffer) => Promise<void>;
 };
@@ -32,6 +43,8 @@ type Operation = {
   readonly document: DocumentNode;
   readonly operationName: string | undefined;
   readonly variableValues: Readonly<Record<string, unknown>> | undefined;
+  /** Whether one key is verified and nothing else is done. */
+  readonly verifies: boolean;
 };
 
 const JSON_TYPES = new Set(['application/json', 'application/json; charset=utf-8', 'application/json;charset=utf-8']);
@@ -49,7 +62,7 @@ const ANSWER_TYPES: ReadonlyMap<string | undefined, typeof JSON_TYPE | typeof GR
   [`${GRAPHQL_TYPE},${JSON_TYPE};q=0.9`, GRAPHQL_TYPE],
 ]);
 
-export function createPlainPost({ deps, schema, reader, contextOf, full }: Parts): PlainPost {
+export function createPlainPost({ deps, schema, reader, contextOf, uncheckedContextOf, full }: Parts): PlainPost {
   const { config, logger } = deps;
 
   function operationOf(body: Buffer): Operation | null {
@@ -59,17 +72,33 @@ export function createPlainPost({ deps, schema, reader, contextOf, full }: Parts
     if (!('kind' in document)) return null;
     const operation = getOperationAST(document, params.operationName);
     if (operation == null || operation.operation === OperationTypeNode.SUBSCRIPTION) return null;
-    return { document, operationName: params.operationName ?? undefined, variableValues: params.variables ?? undefined };
+    return {
+      document,
+      operationName: params.operationName ?? undefined,
+      variableValues: params.variables ?? undefined,
+      verifies: verifies(operation),
+    };
   }
 
-  async function run({ document, operationName, variableValues }: Operation, authorization: string | undefined): Promise<ExecutionResult> {
+  async function run(operation: Operation, authorization: string | undefined): Promise<ExecutionResult> {
     try {
-      const contextValue = await contextOf(authorization);
-      const result = await execute({ schema, document, contextValue, operationName, variableValues });
-      return result.errors === undefined ? result : { ...result, errors: result.errors.map((error) => toClientError(error, logger)) };
+      const unchecked = operation.verifies ? uncheckedContextOf(authorization) : null;
+      if (unchecked !== null) {
+        const result = await executeWith(operation, unchecked);
+        if (result.errors === undefined || unchecked.unchecked?.mayHaveRecorded() === true) return masked(result);
+      }
+      return masked(await executeWith(operation, await contextOf(authorization)));
     } catch (error) {
       return { errors: [toClientError(error, logger)] };
     }
+  }
+
+  function executeWith({ document, operationName, variableValues }: Operation, contextValue: GraphqlContext) {
+    return execute({ schema, document, contextValue, operationName, variableValues });
+  }
+
+  function masked(result: ExecutionResult): ExecutionResult {
+    return result.errors === undefined ? result : { ...result, errors: result.errors.map((error) => toClientError(error, logger)) };
   }
 
   return {
@@ -101,6 +130,18 @@ function readBody(req: IncomingMessage): Promise<Buffer | null> {
     req.once('end', () => resolve(chunks.length === 1 ? (chunks[0] ?? null) : Buffer.concat(chunks)));
     req.once('error', () => resolve(null));
   });
+}
+
+/** Nothing below `verifyApiKey` asks who calls. With a directive it might not be asked at all, and then nobody would look at the caller's token. */
+function verifies({ operation, selectionSet }: OperationDefinitionNode): boolean {
+  const [field] = selectionSet.selections;
+  return (
+    operation === OperationTypeNode.MUTATION &&
+    selectionSet.selections.length === 1 &&
+    field?.kind === Kind.FIELD &&
+    field.name.value === 'verifyApiKey' &&
+    (field.directives ?? []).length === 0
+  );
 }
 
 type Params = {

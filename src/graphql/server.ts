@@ -10,6 +10,7 @@ import { applyCors, withBody, withinCap } from './http-adapter.ts';
 import { DEFAULT_LIMITS, type GraphqlLimits } from './limits.ts';
 import { createSubscribe, type Subscribe } from './live-subscribe.ts';
 import { createPlainPost } from './plain-post.ts';
+import { uncheckedToken } from './unchecked-token.ts';
 import { createDocumentReader, type DocumentReader } from './operation.ts';
 import { buildSchema } from './schema.ts';
 import { createSessions } from './sessions.ts';
@@ -68,7 +69,21 @@ export function createGraphqlServer(deps: GraphqlDependencies): GraphqlServer {
     return createContext({ deps, limits, actor, authorization, session: null, disconnected });
   }
 
-  const plain = createPlainPost({ deps, schema, reader, contextOf, full: async (req, res, body) => yoga(withBody(req, [body]), res) });
+  function uncheckedContextOf(authorization: string | undefined): GraphqlContext | null {
+    const unchecked = uncheckedToken(deps.admission, authorization);
+    return unchecked === null
+      ? null
+      : createContext({ deps, limits, actor: null, unchecked, authorization, session: null, disconnected: undefined });
+  }
+
+  const plain = createPlainPost({
+    deps,
+    schema,
+    reader,
+    contextOf,
+    uncheckedContextOf,
+    full: async (req, res, body) => yoga(withBody(req, [body]), res),
+  });
 
   return {
     async handle(req, res) {

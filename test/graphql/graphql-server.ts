@@ -5,6 +5,7 @@ import { createClient, type Client, type ClientOptions } from 'graphql-ws';
 import { pino } from 'pino';
 import WebSocket from 'ws';
 
+import type { Admission } from '../../src/admission/admission.ts';
 import { readWindows } from '../../src/admission/read-windows.ts';
 import type { Role } from '../../src/domain/permissions.ts';
 import { encodeGlobalId } from '../../src/graphql/global-id.ts';
@@ -38,6 +39,8 @@ type Options = {
   readonly maxBodyBytes?: number;
   readonly allowedOrigins?: readonly string[];
   readonly webhookAllowPrivate?: readonly string[];
+  /** Stands before the ledger's own. */
+  readonly admission?: (admission: Admission) => Admission;
 };
 
 /** A GraphQL server on a port and a database of its own, with a tail that counts its followers. */
@@ -58,7 +61,7 @@ export async function openTestGraphql(options: Options = {}) {
     profiles: ledger.profiles,
     tokens: ledger.tokens,
     alerts: ledger.alerts,
-    admission: ledger.admission,
+    admission: options.admission?.(ledger.admission) ?? ledger.admission,
     windows: (numbers) => readWindows(ledger.db, numbers),
     tail: counted.tail,
     authenticate: createAuthenticate({ db: ledger.db, oidc: null }),

@@ -136,6 +136,18 @@ export function httpRequests({ organizationId, keySecret, tokens }: Known): read
       { input: asking, no: true },
     ),
     query(
+      'verifyApiKey: left out by a directive, with credentials that are unknown',
+      'mutation ($input: VerifyApiKeyInput!, $no: Boolean!) { verifyApiKey(input: $input) @skip(if: $no) { valid } }',
+      { input: asking, no: true },
+      { headers: as('kl_unknown') },
+    ),
+    query(
+      'verifyApiKey: nothing of it is left, with credentials that are unknown',
+      'mutation ($input: VerifyApiKeyInput!, $no: Boolean!) { verifyApiKey(input: $input) { valid @skip(if: $no) } }',
+      { input: asking, no: true },
+      { headers: as('kl_unknown') },
+    ),
+    query(
       'verifyApiKey: in a fragment',
       'mutation ($input: VerifyApiKeyInput!) { ...M } fragment M on Mutation { verifyApiKey(input: $input) { valid ...P } } fragment P on VerifyApiKeyPayload { code }',
       { input: asking },

@@ -68,6 +68,7 @@ describe('Yoga is asked for what is not plain, and for nothing else', () => {
       reader,
       // Whoever asks: what comes of it the other tests say.
       contextOf: () => Promise.reject(new Error('nobody is known here')),
+      uncheckedContextOf: () => null,
       full: async (req, res) => ask(req, res),
     });
     const http = createServer((req, res) => void (plain.takes(req) ? plain.answer(req, res) : ask(req, res)));
