@@ -70,7 +70,11 @@ async function nextKeys(db: Kysely<Tables>, after: number, hour: Date): Promise<
       AND k.number IN (
         SELECT u.key FROM usage_counters u
         WHERE u.slot = (SELECT slot FROM projections WHERE name = 'usage' AND state = 'live') AND u.grain = ${GRAINS.HOUR}
-          AND u.at = ANY(${hours}::timestamptz[]) AND u.key > 0 AND u.requests >= ${ACTIVITY_MIN_REQUESTS})
+          AND u.at = ANY(${hours}::timestamptz[]) AND u.key > 0 AND u.requests >= ${ACTIVITY_MIN_REQUESTS}
+        UNION ALL
+        -- Of these the hour may lack a minute that is still to be added to it.
+        SELECT o.key FROM usage_open_minutes o
+        WHERE o.slot = (SELECT slot FROM projections WHERE name = 'usage' AND state = 'live') AND o.at < ${new Date(hour.getTime() + HOUR_MS)}::timestamptz AND o.key > 0)
     ORDER BY k.number LIMIT ${BATCH}`.execute(db);
   return rows;
 }
@@ -87,17 +91,17 @@ async function countsOf(db: Kysely<Tables>, keys: readonly KeyRow[], hour: Date)
   const days = wholeDays(hour).flatMap((day) => [day, ...weeksBefore(day)]);
   const dates = (moments: readonly number[]): Date[] => moments.map((ms) => new Date(ms));
   const { rows } = await sql<{ key: number; grain: number; at: Date; requests: bigint }>`
-    SELECT k.number AS key, c.grain, c.at, c.requests
+    SELECT k.number AS key, c.grain, c.at, sum(c.requests)::bigint AS requests
     FROM (SELECT slot FROM projections WHERE name = 'usage' AND state = 'live') AS live
     CROSS JOIN (SELECT k.number, o.number AS organization FROM api_keys k JOIN organizations o ON o.id = k.organization_id
                 WHERE k.number = ANY(${keys.map(({ number }) => number)}::integer[])) AS k
     CROSS JOIN LATERAL (
-      SELECT u.grain, u.at, u.requests FROM usage_counters u
+      SELECT u.grain, u.at, u.requests FROM usage_sums u
       WHERE u.slot = live.slot AND u.grain = ${GRAINS.HOUR} AND u.organization = k.organization AND u.key = k.number AND u.at = ANY(${dates(hours)}::timestamptz[])
     UNION ALL
-      SELECT u.grain, u.at, u.requests FROM usage_counters u
+      SELECT u.grain, u.at, u.requests FROM usage_sums u
       WHERE u.slot = live.slot AND u.grain = ${GRAINS.DAY} AND u.organization = k.organization AND u.key = k.number AND u.at = ANY(${dates(days)}::timestamptz[])
-    ) AS c`.execute(db);
+    ) AS c GROUP BY 1, 2, 3`.execute(db);
   return new Map(
     [...Map.groupBy(rows, ({ key }) => key)].map(([key, counts]) => {
       const of = (grain: number): Counts =>

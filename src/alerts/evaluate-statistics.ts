@@ -89,13 +89,13 @@ async function touchedKeys(db: Kysely<Tables>, { after, upTo }: LogPage): Promis
 /** Sums of the last 60 minutes, and the costs of today and of this month, over one subject's counters. The laterals are walked by the index. */
 const SUMS = sql`
   CROSS JOIN LATERAL (
-    SELECT coalesce(sum(c.requests), 0)::bigint AS requests, coalesce(sum(c.failed), 0)::bigint AS failed FROM usage_counters c
+    SELECT coalesce(sum(c.requests), 0)::bigint AS requests, coalesce(sum(c.failed), 0)::bigint AS failed FROM usage_sums c
     WHERE c.slot = live.slot AND c.grain = ${GRAINS.MINUTE} AND c.organization = s.organization AND c.key = s.key
       AND c.at > live.now - interval '1 hour') AS hour
   CROSS JOIN LATERAL (
     SELECT coalesce(sum(c.cost_micros) FILTER (WHERE c.at = date_trunc('day', live.now, 'UTC')), 0)::bigint AS day_micros,
            coalesce(sum(c.cost_micros), 0)::bigint AS month_micros
-    FROM usage_counters c
+    FROM usage_sums c
     WHERE c.slot = live.slot AND c.grain = ${GRAINS.DAY} AND c.organization = s.organization AND c.key = s.key
       AND c.at >= date_trunc('month', live.now, 'UTC')) AS spent`;
 const LIVE = sql`(SELECT slot, ledger_now() AS now FROM projections WHERE name = 'usage' AND state = 'live') AS live`;

@@ -16,7 +16,7 @@ export async function checkCategories({ kysely: db }: Database, step: CheckStep)
     categorized AS MATERIALIZED (${categorized(sql`fact`)}),
     stayed AS MATERIALIZED (SELECT k.number AS key, k.category FROM api_keys k WHERE NOT k.number ${moved})`;
   for (const [table, extra, dimensions, sums, factSums, what] of [
-    ['usage_counters', sql``, sql``, sumsOf('c'), sumsOf('f'), 'counters'],
+    ['usage_sums', sql``, sql``, sumsOf('c'), sumsOf('f'), 'counters'],
     [
       'usage_breakdown',
       sql`, dimension, value`,

@@ -32,7 +32,7 @@ export async function checkUsage(database: Database, step: CheckStep): Promise<v
 /** Key numbers above the last one given would be damage too, so the counters are asked as well. */
 async function lastKeyNumber(db: Kysely<Tables>): Promise<number> {
   const { rows } = await sql<{ last: number }>`
-    SELECT greatest((SELECT max(number) FROM api_keys), (SELECT max(key) FROM key_last_used), (SELECT max(key) FROM usage_counters WHERE grain = 3), 0) AS last`.execute(
+    SELECT greatest((SELECT max(number) FROM api_keys), (SELECT max(key) FROM key_last_used), (SELECT max(key) FROM usage_counters WHERE grain = 3), (SELECT max(key) FROM usage_open_minutes), 0) AS last`.execute(
     db,
   );
   return rows[0]?.last ?? 0;
@@ -68,9 +68,9 @@ async function checkCounters(db: Kysely<Tables>, page: RawBuilder<unknown>, step
       FROM fact f CROSS JOIN (${GRAIN_ROWS}) AS g (grain, unit, oldest) WHERE f.at >= g.oldest GROUP BY 1, 2, 3, 4
     ),
     kept AS (
-      SELECT c.grain, c.organization, c.key, c.at, json_build_array(${sql.join(COUNTERS.map((name) => sql`c.${sql.id(name)}`))})::text AS sums
-      FROM usage_counters c JOIN (${GRAIN_ROWS}) AS g (grain, unit, oldest) ON g.grain = c.grain AND c.at >= g.oldest
-      WHERE c.slot = (SELECT slot FROM live) AND c.key ${page}
+      SELECT c.grain, c.organization, c.key, c.at, json_build_array(${counterSums('c')})::text AS sums
+      FROM usage_sums c JOIN (${GRAIN_ROWS}) AS g (grain, unit, oldest) ON g.grain = c.grain AND c.at >= g.oldest
+      WHERE c.slot = (SELECT slot FROM live) AND c.key ${page} GROUP BY 1, 2, 3, 4
     )
     SELECT grain, organization, key, at, e.sums AS expected, k.sums AS found
     FROM expected e FULL JOIN kept k USING (grain, organization, key, at)
@@ -128,7 +128,7 @@ async function checkWindows(db: Kysely<Tables>, page: RawBuilder<unknown>, { rep
 /** An organization's buckets (key 0) are the sums of its keys'. */
 async function checkOrganizations(db: Kysely<Tables>, step: CheckStep): Promise<void> {
   for (const [table, extra, sums, what] of [
-    ['usage_counters', sql``, sumsOf('c'), 'counters'],
+    ['usage_sums', sql``, sumsOf('c'), 'counters'],
     ['usage_breakdown', sql`, dimension, value`, sql`sum(c.events)::bigint AS events`, 'breakdown'],
   ] as const) {
     const { rows } = await sql<BucketRow>`

@@ -204,6 +204,8 @@ export interface UsageCountersTable {
   readonly timed: bigint;
 }
 
+export type UsageOpenMinutesTable = Omit<UsageCountersTable, 'grain'>;
+
 export interface UsageBreakdownTable {
   readonly slot: number;
   readonly grain: number;
@@ -342,6 +344,9 @@ export interface Tables {
   readonly projections: ProjectionsTable;
   readonly parked_events: ParkedEventsTable;
   readonly usage_counters: UsageCountersTable;
+  readonly usage_open_minutes: UsageOpenMinutesTable;
+  /** Both of them, as counters; a bucket may have several rows. */
+  readonly usage_sums: UsageCountersTable;
   readonly usage_breakdown: UsageBreakdownTable;
   readonly key_last_used: KeyLastUsedTable;
   readonly balances: BalancesTable;

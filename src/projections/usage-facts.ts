@@ -61,22 +61,27 @@ export function usageFacts(page: RawBuilder<unknown>): RawBuilder<unknown> {
 /** The condition on `events e` that finds changes of a key's category; the index events_recategorized has the same. */
 export const RECATEGORIZED = sql`e.type = 'Updated' AND e.data ->> 'category' IS NOT NULL`;
 
+/** The category that a key had at a position, by the log; NULL where it has none. */
+export function categoryAt(keyId: RawBuilder<unknown>, position: RawBuilder<unknown>): RawBuilder<unknown> {
+  return sql`(
+    SELECT e.data ->> 'category' FROM events e
+    WHERE e.stream = 'key:' || ${keyId} AND e.position <= ${position} AND (e.type IN ('KeyCreated', 'KeyImported') OR ${RECATEGORIZED})
+    ORDER BY e.version DESC LIMIT 1)`;
+}
+
 /**
  * Facts with the category that each one counts to: the one that its key had, by the log, when the request was recorded; what is settled later follows its
  * request. So a period's numbers stay as they are when a key moves on, whenever they are folded. NULL where the log knows no such key.
  */
 export function categorized(facts: RawBuilder<unknown>): RawBuilder<unknown> {
   return sql`
-    SELECT f.*, CASE WHEN NOT k.changed THEN k.category ELSE (
-        SELECT e.data ->> 'category' FROM events e
-        WHERE e.stream = k.stream AND e.position <= f.request AND (e.type IN ('KeyCreated', 'KeyImported') OR ${RECATEGORIZED})
-        ORDER BY e.version DESC LIMIT 1) END AS category
+    SELECT f.*, CASE WHEN NOT k.changed THEN k.category ELSE ${categoryAt(sql`k.id`, sql`f.request`)} END AS category
     FROM ${facts} f LEFT JOIN (
-      SELECT used.key, k.category, k.stream, k.changed
+      SELECT used.key, k.id, k.category, k.changed
       FROM (SELECT DISTINCT key FROM ${facts} AS u) AS used
       -- LIMIT keeps this a look-up for each key, whatever the planner believes about their number.
       CROSS JOIN LATERAL (
-        SELECT a.category, 'key:' || a.id AS stream, EXISTS (SELECT FROM events e WHERE e.stream = 'key:' || a.id AND ${RECATEGORIZED}) AS changed
+        SELECT a.id, a.category, EXISTS (SELECT FROM events e WHERE e.stream = 'key:' || a.id AND ${RECATEGORIZED}) AS changed
         FROM api_keys a WHERE a.number = used.key LIMIT 1) AS k
     ) AS k ON k.key = f.key`;
 }

@@ -1,8 +1,8 @@
-import { sql, type Kysely } from 'kysely';
+import { sql, type Kysely, type RawBuilder } from 'kysely';
 
 import type { Tables } from '../postgres/tables.ts';
 import type { Folded, FoldRequest, Projection } from './projection.ts';
-import { categorized, COUNTERS, sumsOf, usageFacts } from './usage-facts.ts';
+import { categoryAt, COUNTERS, RECATEGORIZED, usageFacts } from './usage-facts.ts';
 import { GRAINS, MINUTES_ERASED_MS } from './usage-period.ts';
 
 type Row = {
@@ -14,14 +14,14 @@ type Row = {
 /** The counters per key, category, organization and minute, hour and day, and when each key and category was last used. */
 export const USAGE_PROJECTION: Projection = {
   name: 'usage',
-  tables: ['usage_counters', 'usage_breakdown', 'key_last_used'],
+  tables: ['usage_counters', 'usage_open_minutes', 'usage_breakdown', 'key_last_used'],
   fold: (db, request) => withoutNestedLoops(db, (tx) => foldUsage(tx, request)),
   restsInProportion: true,
 };
 
 /**
  * The planner can't know how many events a page has, takes them for a few, and then joins what it grouped in nested loops: time by the square of the page.
- * What has to be looked up row by row says so itself.
+ * What has to be looked up row by row says so itself, by LIMIT or an array of keys.
  */
 function withoutNestedLoops<Result>(db: Kysely<Tables>, work: (tx: Kysely<Tables>) => Promise<Result>): Promise<Result> {
   const run = async (tx: Kysely<Tables>): Promise<Result> => {
@@ -34,72 +34,122 @@ function withoutNestedLoops<Result>(db: Kysely<Tables>, work: (tx: Kysely<Tables
 /**
  * Folds the next page of the log, everything in one statement: lock the checkpoint, read, group, add, move the checkpoint.
  *
+ * The events of a page are grouped at once, and all else is done with the groups, of which a busy page has far fewer. What happens in the minute that is not
+ * over yet is added to one row a key, its category and its organization; hours and days are written when the minute has closed. A row that is there already,
+ * as nearly all are under load, is updated: INSERT … ON CONFLICT costs twice that.
+ *
  * Right under concurrency: the checkpoint's row lock lets one session at a time in, and the others skip. A statement whose snapshot is older than the
- * checkpoint it locked reads fewer events than it could, never one twice, since the lock gives it the newest checkpoint; and the upserts add to
- * the newest row, whatever the snapshot. The log is dense and visible in order of position, so up to the head of the snapshot nothing can be missing.
+ * checkpoint it locked reads fewer events than it could, never one twice, since the lock gives it the newest checkpoint; and updates and upserts add to
+ * the newest row, whatever the snapshot: a row that it doesn't show is one that the INSERT meets. The log is dense and visible in order of position, so up to
+ * the head of the snapshot nothing can be missing.
  */
 async function foldUsage(db: Kysely<Tables>, { state, limit }: FoldRequest): Promise<Folded | null> {
-  const added = sql.join(COUNTERS.map((name) => sql`${sql.id(name)} = kept.${sql.id(name)} + excluded.${sql.id(name)}`));
   const columns = sql.join(COUNTERS.map((name) => sql.id(name)));
   const { rows } = await sql<Row>`
     WITH checkpoint AS MATERIALIZED (
       SELECT slot, position FROM projections WHERE name = 'usage' AND state = ${state} FOR UPDATE SKIP LOCKED
     ),
     bounds AS MATERIALIZED (
-      SELECT slot, position AS after, least(position + ${limit}::bigint, head) AS up_to, head FROM checkpoint, head_position() AS head
+      SELECT slot, position AS after, least(position + ${limit}::bigint, head) AS up_to, head, ${state === 'live' ? THIS_MINUTE : sql`'infinity'::timestamptz`} AS open_from
+      FROM checkpoint, head_position() AS head
     ),
-    page AS MATERIALIZED (
+    page AS NOT MATERIALIZED (
       SELECT * FROM usage_events WHERE position > (SELECT after FROM bounds) AND position <= (SELECT up_to FROM bounds)
     ),
-    bare AS MATERIALIZED (${usageFacts(sql`page`)}),
-    named AS MATERIALIZED (${categorized(sql`bare`)}),
-    wanted AS MATERIALIZED (SELECT DISTINCT organization, category FROM named WHERE fault IS NULL AND category IS NOT NULL),
+    recategorized AS MATERIALIZED (
+      SELECT k.number AS key FROM events e JOIN api_keys k ON k.id = substr(e.stream, 5)::uuid
+      WHERE ${RECATEGORIZED} AND e.position > (SELECT least(min(p.settles), (SELECT after FROM bounds)) FROM page p)
+    ),
+    -- What can't be counted, and requests of keys that have changed their category since, stay apart by their positions.
+    grouped AS MATERIALIZED (
+      SELECT f.organization, f.key, date_bin('1 minute', f.at, ${BIN_ORIGIN}) AS at, f.refusal, f.model, f.fault,
+             CASE WHEN f.fault IS NOT NULL THEN f.position WHEN f.key IN (SELECT key FROM recategorized) THEN f.request END AS apart,
+             ${addedUp('f')}, max(f.used_at) AS used_at, count(*) AS events
+      FROM (${usageFacts(sql`page`)}) AS f GROUP BY 1, 2, 3, 4, 5, 6, 7
+    ),
+    named AS MATERIALIZED (
+      SELECT g.*, CASE WHEN g.apart IS NULL THEN k.category ELSE ${categoryAt(sql`k.id`, sql`g.apart`)} END AS category
+      FROM grouped g
+      -- LIMIT keeps this a look-up for each key, whatever the planner believes about their number.
+      LEFT JOIN LATERAL (SELECT a.id, a.category FROM api_keys a WHERE a.number = g.key LIMIT 1) AS k ON true
+      WHERE g.fault IS NULL
+    ),
+    wanted AS MATERIALIZED (SELECT DISTINCT organization, category FROM named WHERE category IS NOT NULL),
+    known AS MATERIALIZED (
+      SELECT w.organization, w.category, c.number
+      FROM wanted w LEFT JOIN LATERAL (
+        SELECT u.number FROM usage_categories u WHERE u.organization = w.organization AND u.category = w.category LIMIT 1) AS c ON true
+    ),
     -- In order, since a rebuild may do the same; DO UPDATE answers the number that a snapshot too old to see it would miss.
     numbered AS (
-      INSERT INTO usage_categories (organization, category)
-      SELECT organization, category FROM wanted w
-      WHERE NOT EXISTS (SELECT FROM usage_categories c WHERE c.organization = w.organization AND c.category = w.category) ORDER BY 1, 2
+      INSERT INTO usage_categories (organization, category) SELECT organization, category FROM known WHERE number IS NULL ORDER BY 1, 2
       ON CONFLICT (organization, category) DO UPDATE SET category = excluded.category RETURNING organization, category, number
     ),
-    category AS MATERIALIZED (
-      SELECT c.organization, c.category, c.number FROM wanted JOIN usage_categories c USING (organization, category) UNION ALL SELECT * FROM numbered
-    ),
-    fact AS MATERIALIZED (SELECT f.*, -c.number AS of_category FROM named f LEFT JOIN category c USING (organization, category)),
-    per_minute AS MATERIALIZED (
-      SELECT f.organization, f.key, f.of_category, date_trunc('minute', f.at, 'UTC') AS at, ${sumsOf('f')}
-      FROM fact f WHERE f.fault IS NULL GROUP BY 1, 2, 3, 4
-    ),
+    category AS MATERIALIZED (SELECT * FROM known WHERE number IS NOT NULL UNION ALL SELECT * FROM numbered),
+    fact AS MATERIALIZED (SELECT n.*, -c.number AS of_category FROM named n LEFT JOIN category c USING (organization, category)),
     -- Each bucket of a key is also one of its category and of its organization (key 0).
+    tally AS MATERIALIZED (
+      SELECT f.organization, CASE WHEN grouping(f.key) = 0 THEN f.key WHEN grouping(f.of_category) = 0 THEN f.of_category ELSE 0 END AS key, f.at,
+             ${addedUp('f')}, max(f.used_at) AS used_at
+      FROM fact f GROUP BY GROUPING SETS ((f.organization, f.key, f.at), (f.organization, f.of_category, f.at), (f.organization, f.at))
+      HAVING grouping(f.of_category) = 1 OR f.of_category IS NOT NULL
+    ),
+    open_now AS MATERIALIZED (SELECT * FROM tally t WHERE t.at >= (SELECT open_from FROM bounds) AND NOT ${isExtreme('t')}),
+    added AS (
+      UPDATE usage_open_minutes kept SET ${sumsWith('t')} FROM open_now t
+      WHERE kept.slot = (SELECT slot FROM bounds) AND kept.key = ANY (ARRAY(SELECT key FROM open_now))
+        AND kept.key = t.key AND kept.organization = t.organization AND kept.at = t.at
+      RETURNING kept.organization, kept.key, kept.at
+    ),
+    opened AS (
+      INSERT INTO usage_open_minutes AS kept (slot, organization, key, at, ${columns})
+      SELECT (SELECT slot FROM bounds), t.organization, t.key, t.at, ${columns} FROM open_now t
+      WHERE NOT EXISTS (SELECT FROM added a WHERE a.organization = t.organization AND a.key = t.key AND a.at = t.at)
+      ON CONFLICT (slot, key, organization, at) DO UPDATE SET ${sumsWith('excluded')}
+    ),
+    closed AS (
+      DELETE FROM usage_open_minutes o
+      WHERE o.slot = (SELECT slot FROM bounds) AND o.at < (SELECT open_from FROM bounds) AND ${fitsItsDay('o')} AND o.key = ANY (ARRAY(
+        SELECT c.key FROM usage_open_minutes c
+        WHERE c.slot = (SELECT slot FROM bounds) AND c.at < (SELECT open_from FROM bounds) AND ${fitsItsDay('c')} LIMIT ${CLOSED_AT_ONCE}))
+      RETURNING o.organization, o.key, o.at, ${sql.join(COUNTERS.map((name) => sql`o.${sql.id(name)}`))}
+    ),
     counted AS (
       INSERT INTO usage_counters AS kept (slot, grain, organization, key, at, ${columns})
-      SELECT (SELECT slot FROM bounds), g.grain, m.organization, subject.key, date_trunc(g.unit, m.at, 'UTC'), ${sumsOf('m')}
-      FROM per_minute m CROSS JOIN (${GRAIN_ROWS}) AS g (grain, unit, oldest) CROSS JOIN LATERAL (VALUES (m.key), (m.of_category), (0)) AS subject (key)
-      WHERE m.at >= g.oldest AND subject.key IS NOT NULL
-      GROUP BY 1, 2, 3, 4, 5
-      ON CONFLICT (slot, grain, organization, key, at) DO UPDATE SET ${added}
+      SELECT (SELECT slot FROM bounds), g.grain, m.organization, m.key, date_bin(g.step, m.at, ${BIN_ORIGIN}), ${addedUp('m')}
+      FROM (
+        SELECT organization, key, at, ${columns} FROM closed
+        UNION ALL
+        SELECT organization, key, at, ${columns} FROM tally t WHERE t.at < (SELECT open_from FROM bounds) OR ${isExtreme('t')}
+      ) AS m CROSS JOIN (${GRAIN_ROWS}) AS g (grain, step, oldest)
+      WHERE m.at >= g.oldest GROUP BY 1, 2, 3, 4, 5
+      ON CONFLICT (slot, grain, organization, key, at) DO UPDATE SET ${sumsWith('excluded')}
     ),
     broken_down AS (
       INSERT INTO usage_breakdown AS kept (slot, grain, organization, key, at, dimension, value, events)
-      SELECT (SELECT slot FROM bounds), g.grain, m.organization, subject.key, date_trunc(g.unit, m.at, 'UTC'), m.dimension, m.value, sum(m.events)
-      FROM (
-        SELECT f.organization, f.key, f.of_category, date_trunc('minute', f.at, 'UTC') AS at, d.dimension, d.value, count(*) AS events
-        FROM fact f CROSS JOIN LATERAL (VALUES (1, f.refusal), (2, f.model)) AS d (dimension, value)
-        WHERE f.fault IS NULL AND d.value IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
-      ) AS m CROSS JOIN (${GRAIN_ROWS}) AS g (grain, unit, oldest) CROSS JOIN LATERAL (VALUES (m.key), (m.of_category), (0)) AS subject (key)
-      WHERE m.at >= g.oldest AND subject.key IS NOT NULL
+      SELECT (SELECT slot FROM bounds), g.grain, f.organization, subject.key, date_bin(g.step, f.at, ${BIN_ORIGIN}), d.dimension, d.value, add_up(f.events)
+      FROM fact f CROSS JOIN LATERAL (VALUES (1, f.refusal), (2, f.model)) AS d (dimension, value)
+      CROSS JOIN (${GRAIN_ROWS}) AS g (grain, step, oldest) CROSS JOIN LATERAL (VALUES (f.key), (f.of_category), (0)) AS subject (key)
+      WHERE (f.refusal IS NOT NULL OR f.model IS NOT NULL) AND d.value IS NOT NULL AND f.at >= g.oldest AND subject.key IS NOT NULL
       GROUP BY 1, 2, 3, 4, 5, 6, 7
       ON CONFLICT (slot, grain, organization, key, at, dimension, value) DO UPDATE SET events = kept.events + excluded.events
     ),
-    last_used AS (
+    used AS MATERIALIZED (
+      SELECT t.key, t.organization, max(t.used_at) AS at FROM tally t WHERE t.key <> 0 AND t.used_at IS NOT NULL GROUP BY 1, 2
+    ),
+    used_again AS (
+      UPDATE key_last_used kept SET last_used_at = u.at FROM used u
+      WHERE kept.slot = (SELECT slot FROM bounds) AND kept.key = ANY (ARRAY(SELECT key FROM used)) AND kept.key = u.key AND kept.last_used_at < u.at
+      RETURNING kept.key
+    ),
+    used_first AS (
       INSERT INTO key_last_used AS kept (slot, key, organization, last_used_at)
-      SELECT (SELECT slot FROM bounds), subject.key, f.organization, max(f.used_at)
-      FROM fact f CROSS JOIN LATERAL (VALUES (f.key), (f.of_category)) AS subject (key)
-      WHERE f.fault IS NULL AND f.used_at IS NOT NULL AND subject.key IS NOT NULL GROUP BY 2, 3
+      SELECT (SELECT slot FROM bounds), u.key, u.organization, u.at FROM used u WHERE NOT EXISTS (SELECT FROM used_again a WHERE a.key = u.key)
       ON CONFLICT (slot, key) DO UPDATE SET last_used_at = excluded.last_used_at WHERE excluded.last_used_at > kept.last_used_at
     ),
     parked AS (
       INSERT INTO parked_events (projection, slot, position, reason)
-      SELECT 'usage', (SELECT slot FROM bounds), f.position, f.fault FROM fact f WHERE f.fault IS NOT NULL
+      SELECT 'usage', (SELECT slot FROM bounds), g.apart, g.fault FROM grouped g WHERE g.fault IS NOT NULL
       RETURNING position, reason
     ),
     moved AS (
@@ -118,7 +168,47 @@ async function foldUsage(db: Kysely<Tables>, { state, limit }: FoldRequest): Pro
   };
 }
 
+/** Where every minute, hour and day (UTC) is counted from; quicker than date_trunc with a time zone. */
+const BIN_ORIGIN = sql`'2000-01-01T00:00:00Z'::timestamptz`;
+const THIS_MINUTE = sql`date_bin('1 minute', ledger_now(), ${BIN_ORIGIN})`;
+
+/** Rows of minutes that one fold closes at most, so that it takes no longer than others. */
+const CLOSED_AT_ONCE = 5_000;
+
+/**
+ * An event whose sums leave the range of a bigint is parked by the fold that meets it. To be that fold's fault and no later one's, a minute that closes must
+ * always fit: sums so large that there could be a question are added to hours and days at once, and a minute of a day that is nearly full stays open.
+ */
+const EXTREME = 2n ** 45n;
+const NEARLY_FULL = 2n ** 62n;
+
+function isExtreme(alias: string): RawBuilder<unknown> {
+  return sql`(${largestSum(alias)} > ${EXTREME}::bigint)`;
+}
+
+function fitsItsDay(minute: string): RawBuilder<unknown> {
+  const of = (name: string) => sql.ref(`${minute}.${name}`);
+  return sql`coalesce((
+    SELECT ${largestSum('d')} FROM usage_counters d
+    WHERE d.slot = ${of('slot')} AND d.grain = ${GRAINS.DAY} AND d.organization = ${of('organization')} AND d.key = ${of('key')}
+      AND d.at = date_bin('1 day', ${of('at')}, ${BIN_ORIGIN}) LIMIT 1), 0) <= ${NEARLY_FULL}::bigint`;
+}
+
+function largestSum(alias: string): RawBuilder<unknown> {
+  const sums = (['credits', 'cost_micros', 'tokens_in', 'tokens_out', 'duration_ms'] as const).map((name) => sql.ref(`${alias}.${name}`));
+  return sql`greatest(${sql.join(sums)})`;
+}
+
+/** Like {@link sumsOf}, without making a numeric of each; see migration 0010. */
+function addedUp(alias: string): RawBuilder<unknown> {
+  return sql.join(COUNTERS.map((name) => sql`coalesce(add_up(${sql.ref(`${alias}.${name}`)}), 0) AS ${sql.id(name)}`));
+}
+
+function sumsWith(added: string): RawBuilder<unknown> {
+  return sql.join(COUNTERS.map((name) => sql`${sql.id(name)} = kept.${sql.id(name)} + ${sql.ref(`${added}.${name}`)}`));
+}
+
 /** Minutes that are erased anyway are not folded: a rebuild of years would write them all. */
 const GRAIN_ROWS = sql`
-  VALUES (${GRAINS.MINUTE}::smallint, 'minute', now() - make_interval(secs => ${MINUTES_ERASED_MS / 1000})),
-         (${GRAINS.HOUR}::smallint, 'hour', '-infinity'::timestamptz), (${GRAINS.DAY}::smallint, 'day', '-infinity'::timestamptz)`;
+  VALUES (${GRAINS.MINUTE}::smallint, interval '1 minute', now() - make_interval(secs => ${MINUTES_ERASED_MS / 1000})),
+         (${GRAINS.HOUR}::smallint, interval '1 hour', '-infinity'::timestamptz), (${GRAINS.DAY}::smallint, interval '1 day', '-infinity'::timestamptz)`;

@@ -82,7 +82,7 @@ export async function usageTotals(db: Kysely<Tables>, subject: UsageSubject, per
     FROM subject s CROSS JOIN span CROSS JOIN LATERAL (
       SELECT sum(c.requests) AS requests, sum(c.succeeded) AS succeeded, sum(c.failed) AS failed, sum(c.refused) AS refused, sum(c.cost_micros) AS cost_micros,
              sum(c.tokens_in) AS tokens_in, sum(c.tokens_out) AS tokens_out
-      FROM usage_counters c
+      FROM usage_sums c
       WHERE c.slot = (SELECT slot FROM live) AND c.grain = span.grain AND c.organization = s.organization AND c.key = s.key
         AND c.at >= span.from_at AND c.at < span.to_at) AS u`.execute(db);
   const row = rows[0];
@@ -123,7 +123,7 @@ export async function usageSeries(
            array_agg(c.refused)::text AS refused, array_agg(c.cost_micros)::text AS cost_micros, array_agg(c.tokens_in)::text AS tokens_in,
            array_agg(c.tokens_out)::text AS tokens_out
     FROM subject s CROSS JOIN span CROSS JOIN LATERAL (
-      SELECT c.* FROM usage_counters c
+      SELECT c.* FROM usage_sums c
       WHERE c.slot = (SELECT slot FROM live) AND c.grain = span.grain AND c.organization = s.organization AND c.key = s.key
         AND c.at >= span.from_at AND c.at < span.to_at
       -- LIMIT keeps this a walk along the index for each range, whatever the planner believes.
@@ -133,7 +133,7 @@ export async function usageSeries(
   const firstMs = starts[0]?.getTime() ?? 0;
   const [requests, failed, refused] = [numbersOf(row?.requests), numbersOf(row?.failed), numbersOf(row?.refused)];
   const [costs, tokensIn, tokensOut] = [numbersOf(row?.cost_micros), numbersOf(row?.tokens_in), numbersOf(row?.tokens_out)];
-  // The buckets of a cut hour or day are finer than the points, and add up.
+  // The buckets of a cut hour or day are finer than the points, and one to which the open minute belongs has two rows: they add up.
   for (const [index, second] of numbersOf(row?.at).entries()) {
     const point = points[Math.floor((Number(second) * 1000 - firstMs) / GRAIN_MS[granularity])];
     if (point === undefined) throw new Error('A bucket lies outside of the period that was asked for.');

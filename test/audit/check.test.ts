@@ -17,7 +17,7 @@ let deleted: { keyId: string };
 
 const TABLES =
   'events usage_events settlements organizations members access_tokens api_keys key_verifiers ' +
-  'key_windows key_window_buckets projections parked_events usage_counters usage_breakdown key_last_used';
+  'key_windows key_window_buckets projections parked_events usage_counters usage_open_minutes usage_breakdown key_last_used';
 
 const ITEM: UsageItem = {
   requestId: null,
@@ -327,6 +327,17 @@ const PLANTED: readonly (readonly [string, FindingKind, RegExp, (admin: pg.Clien
     'counter-differs',
     /^counters of key number \d+, hour /,
     (admin) => admin.query("UPDATE usage_counters SET at = at - interval '1 hour' WHERE grain = 2 AND key > 0"),
+  ],
+  [
+    'an open minute that was counted already',
+    'counter-differs',
+    /^counters of key number \d+, minute /,
+    (admin) =>
+      admin.query(
+        `INSERT INTO usage_open_minutes
+         SELECT slot, key, organization, at, requests, succeeded, failed, refused, credits, cost_micros, tokens_in, tokens_out, duration_ms, timed
+         FROM usage_counters WHERE grain = 1 AND key > 0 ORDER BY at LIMIT 1`,
+      ),
   ],
   ['a minute that is gone', 'counter-differs', /, minute /, (admin) => admin.query('DELETE FROM usage_counters WHERE grain = 1')],
   [
