@@ -199,7 +199,7 @@ function largestSum(alias: string): RawBuilder<unknown> {
   return sql`greatest(${sql.join(sums)})`;
 }
 
-/** Like {@link sumsOf}, without making a numeric of each; see migration 0010. */
+/** Like {@link sumsOf}, without making a numeric of each; see migration 0013. */
 function addedUp(alias: string): RawBuilder<unknown> {
   return sql.join(COUNTERS.map((name) => sql`coalesce(add_up(${sql.ref(`${alias}.${name}`)}), 0) AS ${sql.id(name)}`));
 }
