@@ -4,6 +4,7 @@ import { createAdmission } from './admission/create-admission.ts';
 import { readWindows } from './admission/read-windows.ts';
 import { createBalanceCommands } from './commands/balance-commands.ts';
 import { createAlerting } from './alerts/create-alerting.ts';
+import { readAlertLag } from './alerts/read-alert-lag.ts';
 import { createExpiryLoop } from './commands/expire-due-keys.ts';
 import { createAlertCommands } from './commands/alert-commands.ts';
 import { createFirstOwner, type FirstOwner } from './commands/first-owner.ts';
@@ -40,6 +41,7 @@ import { USAGE_PROJECTION } from './projections/usage-fold.ts';
 import { createAddressPolicy } from './webhooks/address-policy.ts';
 import { createDeliverer } from './webhooks/deliverer.ts';
 import { webhookProjection } from './webhooks/delivery-projection.ts';
+import { readDeliveryLag } from './webhooks/read-delivery-lag.ts';
 import { resolveHost } from './webhooks/resolve-host.ts';
 import { createWebhookCommands } from './webhooks/webhook-commands.ts';
 
@@ -177,6 +179,7 @@ export async function startServer(config: Config, { logger, signal, onProgress }
     pool: database.pool,
     admission: admission.gauges,
     positions: async () => ({ head: await headPosition(database.kysely), projectors: knownPositions(projector) }),
+    lags: async () => ({ alerts: await readAlertLag(database.kysely), deliveries: await readDeliveryLag(database.kysely) }),
     subscriptions: () => graphql.subscriptions(),
   });
   const projectorLag = async (): Promise<number> => {

@@ -111,6 +111,7 @@ describe('the docs say what the code says', () => {
       pool: { totalCount: 0, idleCount: 0, waitingCount: 0 },
       admission: { queued: () => 0, inFlight: () => 0, connected: () => true },
       positions: () => Promise.resolve({ head: 1n, projectors: [{ name: 'usage', position: 1n }] }),
+      lags: () => Promise.resolve({ alerts: [], deliveries: { healthy: 0, troubled: 0 } }),
       subscriptions: () => 0,
     });
     const names = [...(await metrics.text()).matchAll(/^# TYPE (keyledger_\w+) /gm)].map(([, name = '']) => code(name));

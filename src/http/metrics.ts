@@ -1,6 +1,7 @@
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 
 import { VERIFICATION_CODES, type VerificationCode } from '../domain/refusals.ts';
+import { registerLagGauges, type Lags } from './lag-gauges.ts';
 
 const DATABASE_DEADLINE_MS = 1000;
 /** Seconds. A verification takes one to ten milliseconds, a large report up to seconds. */
@@ -21,6 +22,8 @@ export type MetricSources = {
     readonly head: bigint;
     readonly projectors: readonly { readonly name: string; readonly position: bigint }[];
   }>;
+  /** Of alerts and webhooks; asked of the database. */
+  readonly lags: () => Promise<Lags>;
   readonly subscriptions: () => number;
 };
 
@@ -37,7 +40,7 @@ export type WebhookMetrics = {
 export type Metrics = HttpMetrics &
   DataPlaneMetrics &
   WebhookMetrics & {
-    /** Prometheus text format 0.0.4. Without the positions where the database doesn't tell them within a second. */
+    /** Prometheus text format 0.0.4. Without positions and lags where the database doesn't tell them within a second. */
     text(): Promise<string>;
     readonly contentType: string;
   };
@@ -81,6 +84,7 @@ export function createMetrics(sources: MetricSources): Metrics {
   });
   registerProcessGauges(registry, sources);
   const readPositions = registerPositionGauges(registry, sources);
+  const readLags = registerLagGauges(registry, sources.lags);
 
   const routes = new Map<string, { readonly duration: Histogram.Internal<'route'>; readonly statuses: Map<number, Counter.Internal> }>();
   // Counted from 0, so that the first refusal of its kind shows as an increase.
@@ -89,7 +93,7 @@ export function createMetrics(sources: MetricSources): Metrics {
   const codes = new Map(VERIFICATION_CODES.map((code) => [code, verifications.labels(code)]));
   const accepted = usage.labels('accepted');
   const repeated = usage.labels('duplicate');
-  let reading: Promise<void> | undefined;
+  let reading: Promise<unknown> | undefined;
 
   // The children are kept, since to find one by its labels costs more than to count.
   return {
@@ -114,7 +118,7 @@ export function createMetrics(sources: MetricSources): Metrics {
     },
     async text() {
       // Scrapes that come together, or while the database hangs, share one question to it.
-      reading ??= readPositions().finally(() => (reading = undefined));
+      reading ??= Promise.all([readPositions(), readLags()]).finally(() => (reading = undefined));
       await Promise.race([reading, deadline()]);
       return registry.metrics();
     },

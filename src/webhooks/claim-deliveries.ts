@@ -3,6 +3,7 @@ import { sql, type Kysely } from 'kysely';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { Tables } from '../postgres/tables.ts';
 import type { DeliveredEvent } from './payload.ts';
+import { WAITING_ENDPOINTS } from './waiting-endpoints.ts';
 import type { SealedSecret } from './webhook-secret.ts';
 
 /** A claim lapses after so long: longer than any attempt, so that only who died is overtaken. */
@@ -56,20 +57,13 @@ type Row = {
   readonly secrets: readonly { readonly fingerprint: string; readonly pepper_id: string; readonly sealed: string }[] | null;
 };
 
-/** Steps from endpoint to endpoint that has something pending, so that a million deliveries waiting for one cost the others nothing. */
-const WAITING = sql`
-  (SELECT endpoint_id FROM webhook_deliveries WHERE state = 'pending' ORDER BY endpoint_id LIMIT 1)
-  UNION ALL
-  SELECT (SELECT d.endpoint_id FROM webhook_deliveries d WHERE d.state = 'pending' AND d.endpoint_id > w.endpoint_id ORDER BY d.endpoint_id LIMIT 1)
-  FROM waiting w WHERE w.endpoint_id IS NOT NULL`;
-
 /**
  * Claims what is due, in turn by endpoint: each one's oldest before anybody's second. Any number of servers do this at once: the rows are locked with SKIP LOCKED,
  * and a row that another has claimed since the snapshot is no longer due when it is looked at under the lock.
  */
 export async function claimDeliveries(db: Kysely<Tables>, room: Room): Promise<readonly ClaimedDelivery[]> {
   const { rows } = await sql<Row>`
-    WITH RECURSIVE waiting (endpoint_id) AS (${WAITING}),
+    WITH RECURSIVE waiting (endpoint_id) AS (${WAITING_ENDPOINTS}),
     clock AS MATERIALIZED (SELECT ledger_now() AS now),
     ready AS MATERIALIZED (
       SELECT e.id AS endpoint_id, h.troubled, CASE WHEN h.troubled THEN 1 ELSE ${room.perEndpoint}::integer END - coalesce(b.attempts, 0) AS room
@@ -135,7 +129,7 @@ export async function claimDeliveries(db: Kysely<Tables>, room: Room): Promise<r
 /** Gives up what waits for endpoints that were deactivated or deleted: in small steps and here, since whoever deactivates holds the log's lock. */
 export async function cancelOrphans(db: Kysely<Tables>): Promise<void> {
   await sql`
-    WITH RECURSIVE waiting (endpoint_id) AS (${WAITING}),
+    WITH RECURSIVE waiting (endpoint_id) AS (${WAITING_ENDPOINTS}),
     picked AS MATERIALIZED (
       SELECT d.id FROM waiting w JOIN webhook_endpoints e ON e.id = w.endpoint_id AND e.state <> 'active'
       JOIN webhook_deliveries d ON d.endpoint_id = e.id AND d.state = 'pending'

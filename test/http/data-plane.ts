@@ -2,6 +2,7 @@ import { Writable } from 'node:stream';
 
 import { pino } from 'pino';
 
+import { readAlertLag } from '../../src/alerts/read-alert-lag.ts';
 import type { Permission } from '../../src/domain/permissions.ts';
 import { createMetrics } from '../../src/http/metrics.ts';
 import { httpRoutes, type HttpRoutesOptions } from '../../src/http/routes.ts';
@@ -9,6 +10,7 @@ import { createHttpServer, type GraphqlEndpoint, type HttpServerOptions } from '
 import { createAuthenticate } from '../../src/identity/authenticate.ts';
 import type { OidcVerifier } from '../../src/identity/oidc.ts';
 import { headPosition } from '../../src/ledger/append.ts';
+import { readDeliveryLag } from '../../src/webhooks/read-delivery-lag.ts';
 import { done, openTestLedger, type TestLedger } from '../support/ledger.ts';
 
 export type Answer = {
@@ -45,6 +47,7 @@ export async function openDataPlane(options: DataPlaneOptions = {}) {
     pool: database.pool,
     admission: ledger.admission.gauges,
     positions: async () => ({ head: await headPosition(database.kysely), projectors: [{ name: 'usage', position: 0n }] }),
+    lags: async () => ({ alerts: await readAlertLag(database.kysely), deliveries: await readDeliveryLag(database.kysely) }),
     subscriptions: () => 3,
   });
   const routes = httpRoutes({
