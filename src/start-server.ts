@@ -1,5 +1,6 @@
 import type { Logger } from 'pino';
 
+import type { Admission } from './admission/admission.ts';
 import { createAdmission } from './admission/create-admission.ts';
 import { readWindows } from './admission/read-windows.ts';
 import { createBalanceCommands } from './commands/balance-commands.ts';
@@ -147,6 +148,15 @@ export async function startServer(config: Config, { logger, signal, onProgress }
   acquired.defer(() => projector.stop());
   const alerting = createAlerting({ database, pollMs: POLL_MS, onError });
   acquired.defer(() => alerting.stop());
+  // Alerts of errors and spending follow the statistics, and only a report can raise one.
+  const recording: Admission = {
+    ...admission,
+    async recordUsage(...given) {
+      const outcome = await admission.recordUsage(...given);
+      projector.hurry();
+      return outcome;
+    },
+  };
   const wake = listenForAppends({
     config: clientConfig(connection),
     onWake: () => {
@@ -168,8 +178,9 @@ export async function startServer(config: Config, { logger, signal, onProgress }
     alerts,
     webhooks,
     profiles,
-    admission,
+    admission: recording,
     windows: (keyNumbers) => readWindows(database.kysely, keyNumbers),
+    onStatisticsRead: () => projector.hurry(),
     tail,
     authenticate,
     config: { allowedOrigins: config.allowedOrigins, maxBodyBytes: config.maxBodyBytes, graphiql: true },
@@ -190,7 +201,7 @@ export async function startServer(config: Config, { logger, signal, onProgress }
     host: config.host,
     port: config.port,
     routes: httpRoutes({
-      admission,
+      admission: recording,
       authenticate,
       database,
       metrics,

@@ -55,6 +55,7 @@ export function createContext(caller: Caller): GraphqlContext {
     disconnected,
     get lastUsed() {
       return (loaders.lastUsed ??= new DataLoader(async (numbers) => {
+        deps.onStatisticsRead?.();
         const found = await lastUsed(deps.database.kysely, numbers);
         return numbers.map((number) => found.get(number) ?? null);
       }));

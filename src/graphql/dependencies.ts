@@ -29,6 +29,8 @@ export type GraphqlDependencies = {
   readonly admission: Admission;
   /** What is left of the quotas and limits of keys, by their numbers. */
   readonly windows: (keyNumbers: readonly number[]) => Promise<ReadonlyMap<number, KeyWindows>>;
+  /** Statistics were read, so that somebody waits for them to follow the log closely. */
+  readonly onStatisticsRead?: () => void;
   readonly tail: Tail;
   readonly authenticate: Authenticate;
   readonly config: {

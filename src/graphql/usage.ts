@@ -1,3 +1,5 @@
+import type { Kysely } from 'kysely';
+
 import {
   subjectLastUsed,
   usageSeries,
@@ -6,7 +8,9 @@ import {
   type UsageSubject,
   type UsageTotals,
 } from '../projections/usage-queries.ts';
+import type { Tables } from '../postgres/tables.ts';
 import type { Builder } from './builder.ts';
+import type { GraphqlDependencies } from './dependencies.ts';
 import type { Enums } from './enums.ts';
 import { addRequestLog } from './request-log.ts';
 import type { TypeRefs } from './type-refs.ts';
@@ -72,22 +76,27 @@ export function addUsage(builder: Builder, enums: Enums, types: TypeRefs) {
         type: 'DateTime',
         nullable: true,
         description: 'When a key was last let through or reported as used, whatever the period; null where none was.',
-        resolve: ({ subject }, _args, { deps }) => subjectLastUsed(deps.database.kysely, subject),
+        resolve: ({ subject }, _args, { deps }) => subjectLastUsed(statistics(deps), subject),
       }),
       totals: t.field({
         type: totals,
-        resolve: ({ subject, from, to }, _args, { deps }) => usageTotals(deps.database.kysely, subject, { from, to }),
+        resolve: ({ subject, from, to }, _args, { deps }) => usageTotals(statistics(deps), subject, { from, to }),
       }),
       series: t.field({
         type: [point],
         description: 'Oldest first, with zeros where nothing happened; 10,000 points at most.',
         resolve: async ({ subject, from, to, granularity }, _args, { deps }) => [
-          ...(await usageSeries(deps.database.kysely, subject, { from, to }, granularity)),
+          ...(await usageSeries(statistics(deps), subject, { from, to }, granularity)),
         ],
       }),
     }),
   });
   return { usage, requests: addRequestLog(builder, enums, types) };
+}
+
+function statistics({ database, onStatisticsRead }: GraphqlDependencies): Kysely<Tables> {
+  onStatisticsRead?.();
+  return database.kysely;
 }
 
 const EXACT = 'Counts are whole numbers, exact up to 2^53.';

@@ -27,7 +27,7 @@ export type Projection = {
   readonly tables: readonly string[];
   /** Null where another session is at it. */
   readonly fold: (db: Kysely<Tables>, request: FoldRequest) => Promise<Folded | null>;
-  /** May lag a little under load: the longer a fold took, the longer until the next, which then writes each counter once for more events. */
+  /** May lag under load, and more where nobody waits for it: the longer a fold took, the longer until the next, which then writes each counter once for more events. */
   readonly restsInProportion?: boolean;
 };
 

@@ -7,9 +7,13 @@ import { checkpointOf, createFolder, type ParkedEvent, type Projection } from '.
 
 const FIRST_RETRY_MS = 100;
 const LONGEST_RETRY_MS = 10_000;
-/** A projection that may rest takes a sixteenth of one connection's time, but never lags longer than this: alerts follow statistics. */
-const REST_FACTOR = 15;
-const LONGEST_REST_MS = 600;
+/** How long a projection that may rest does so after a fold: so many times as long as that took, and never longer than `longestMs`. */
+type Rest = { readonly factor: number; readonly longestMs: number };
+const WAITED_FOR: Rest = { factor: 15, longestMs: 600 };
+/** A fold writes each counter once, for however many events: where nobody waits, few and large ones cost a fraction. */
+const LEFT_ALONE: Rest = { factor: 60, longestMs: 3_000 };
+/** Somebody who has read reads again; until then it is worth staying close. */
+const HURRIED_MS = 10_000;
 
 /** How far a projection is behind the log, as this server last saw it. */
 export type ProjectionProgress = {
@@ -23,6 +27,8 @@ export type ProjectionProgress = {
 export type Projector = {
   /** The log has grown, or may have. */
   wake(): void;
+  /** Somebody reads what is folded, or waits for it as alerts do: for some seconds no rest is long. Costs next to nothing, however often it is called. */
+  hurry(): void;
   progress(): readonly ProjectionProgress[];
   /** Resolves when the page under way is folded. */
   stop(): Promise<void>;
@@ -54,6 +60,9 @@ export function createProjector(options: ProjectorOptions): Projector {
     wake() {
       for (const follower of followers) follower.wake();
     },
+    hurry() {
+      for (const follower of followers) follower.hurry();
+    },
     progress: () => followers.map((follower) => follower.progress()),
     async stop() {
       closing.abort();
@@ -62,13 +71,15 @@ export function createProjector(options: ProjectorOptions): Projector {
   };
 }
 
-type Follower = { wake(): void; progress(): ProjectionProgress; readonly ended: Promise<void> };
+type Follower = { wake(): void; hurry(): void; progress(): ProjectionProgress; readonly ended: Promise<void> };
 
 function follow(projection: Projection, options: ProjectorOptions, signal: AbortSignal): Follower {
   const { database, pollMs, pauseMs = 100, onError, onPoisoned } = options;
   const { name } = projection;
   const foldNext = createFolder(projection, 'live');
   const waker = createWaker(signal);
+  const hurries = createWaker(signal);
+  let hurriedUntilMs = -Infinity;
   let seen: ProjectionProgress = { name, position: null, head: null, checkedAt: null };
 
   /** True where there is more to fold at once. */
@@ -100,14 +111,27 @@ function follow(projection: Projection, options: ProjectorOptions, signal: Abort
         retryMs = Math.min(LONGEST_RETRY_MS, retryMs * 2);
         continue;
       }
-      const restMs = projection.restsInProportion === true ? Math.min(LONGEST_REST_MS, REST_FACTOR * (performance.now() - began)) : 0;
-      await pause(Math.max(pauseMs, restMs), signal);
+      await rest(performance.now() - began);
       await waker.next(pollMs);
     }
   }
 
+  async function rest(foldMs: number): Promise<void> {
+    const restsMs = ({ factor, longestMs }: Rest): number =>
+      Math.max(pauseMs, projection.restsInProportion === true ? Math.min(longestMs, factor * foldMs) : 0);
+    const shortMs = restsMs(WAITED_FOR);
+    await pause(shortMs, signal);
+    if (performance.now() < hurriedUntilMs) return;
+    const moreMs = restsMs(LEFT_ALONE) - shortMs;
+    if (moreMs > 0) await hurries.next(moreMs);
+  }
+
   return {
     wake: () => waker.wake(),
+    hurry() {
+      hurriedUntilMs = performance.now() + HURRIED_MS;
+      hurries.wake();
+    },
     progress: () => seen,
     ended: keepFolding(),
   };

@@ -8,7 +8,7 @@ import { codeNumber } from '../../src/domain/usage.ts';
 import { clientConfig } from '../../src/postgres/client-config.ts';
 import { openDatabase, type Database } from '../../src/postgres/pool.ts';
 import type { Tables } from '../../src/postgres/tables.ts';
-import { createFolder, type ParkedEvent } from '../../src/projections/projection.ts';
+import { createFolder, type ParkedEvent, type Projection } from '../../src/projections/projection.ts';
 import { createProjector, type Projector } from '../../src/projections/projector.ts';
 import { USAGE_PROJECTION } from '../../src/projections/usage-fold.ts';
 import { statisticsPosition } from '../../src/projections/usage-queries.ts';
@@ -201,6 +201,41 @@ test('a projector that is woken folds at once, and one that is not looks by itse
   start();
   await appendUsage(database.kysely, tenant.organizationNumber, [{ key: keys[0]?.number ?? 0 }]);
   await until(async () => (await statisticsPosition(database.kysely)) === end + 1n);
+});
+
+test('where nobody reads, a projector under load folds seldom; who reads or waits has it fold soon, and for a while often', async () => {
+  const folds: number[] = [];
+  // As under load: each fold takes its time, and the log grows on.
+  const busy: Projection = {
+    name: 'usage',
+    tables: [],
+    restsInProportion: true,
+    fold: async () => {
+      await sleep(50);
+      folds.push(performance.now());
+      return { position: 1n, head: 1n, parked: [] };
+    },
+  };
+  const projector = createProjector({
+    database,
+    projections: [busy],
+    pollMs: 5,
+    pauseMs: 0,
+    onError: () => undefined,
+    onPoisoned: () => undefined,
+  });
+  projectors.push(projector);
+  const gaps = () => folds.slice(1).map((at, index) => at - (folds[index] ?? at));
+  await until(() => folds.length === 2);
+  // Sixty times 50 ms, and three seconds at most.
+  expect(gaps()[0]).toBeGreaterThan(2500);
+  expect(gaps()[0]).toBeLessThan(5000);
+  await sleep(700);
+  const asked = performance.now();
+  projector.hurry();
+  await until(() => folds.length === 5);
+  expect((folds[2] ?? Infinity) - asked).toBeLessThan(600);
+  expect(Math.max(...gaps().slice(2))).toBeLessThan(1500);
 });
 
 test('a parked event is reported once, by whoever parked it', async () => {
