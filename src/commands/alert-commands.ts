@@ -24,6 +24,7 @@ import { writeAlertRuleRow } from '../projections/alert-rule-row.ts';
 import { alertIdSchema, conditionOf, createAlertRuleSchema, scopeFault, updateAlertRuleSchema } from './alert-input.ts';
 import { requirePermission } from './authorization.ts';
 import { parseInput } from './input.ts';
+import { visible } from './visible-keys.ts';
 
 export type AlertRuleResult = { readonly ruleId: string };
 export type AlertResult = { readonly alertId: string };
@@ -34,6 +35,7 @@ export type AlertCommands = {
   /** A default rule becomes one of the organization's own by being changed. */
   updateRule(actor: Actor, input: unknown): Promise<Outcome<AlertRuleResult>>;
   deleteRule(actor: Actor, input: unknown): Promise<Outcome<AlertRuleResult>>;
+  /** Needs `alerts:read` too: nobody takes note of what they can't see. */
   acknowledge(actor: Actor, input: unknown): Promise<Outcome<AlertResult>>;
 };
 
@@ -88,7 +90,7 @@ export function createAlertCommands(context: CommandContext): AlertCommands {
       const rule: AlertRule = { ruleId: await newId(db), condition, enabled, category, keyId };
       const asked = { organizationId, condition, enabled, category, keyId };
       return changeRule(actor, rule.ruleId, { operation: 'createAlertRule', input: asked, idempotencyKey }, async () => {
-        const refused = (await refuseUnknownKey(db, organizationId, keyId)) ?? (await refuseTooMany(db, organizationId));
+        const refused = (await refuseUnknownKey(db, actor, keyId)) ?? (await refuseTooMany(db, organizationId));
         return refused ?? { kind: 'create', rule };
       });
     },
@@ -100,7 +102,7 @@ export function createAlertCommands(context: CommandContext): AlertCommands {
       const given = Object.entries({ enabled, category, apiKeyId, ...fields }).filter(([, value]) => value !== undefined);
       const asked: JsonValue = { id, ...(Object.fromEntries(given) as Readonly<Record<string, JsonValue>>) };
       return changeRule(actor, id, { operation: 'updateAlertRule', input: asked, idempotencyKey }, async (state) => {
-        const before = await ruleBefore(db, state, actor.organizationId, id);
+        const before = await ruleBefore(db, state, actor, id);
         if (isRefusal(before)) return before;
         const condition = conditionOf(before.condition.kind, fields, before.condition);
         if (isRefusal(condition)) return condition;
@@ -112,7 +114,7 @@ export function createAlertCommands(context: CommandContext): AlertCommands {
           keyId: apiKeyId === undefined ? before.keyId : apiKeyId,
         };
         const changedKey = rule.keyId === before.keyId ? null : rule.keyId;
-        const refused = scopeFault(condition, rule) ?? (await refuseUnknownKey(db, actor.organizationId, changedKey));
+        const refused = scopeFault(condition, rule) ?? (await refuseUnknownKey(db, actor, changedKey));
         return refused ?? { kind: 'change', rule };
       });
     },
@@ -122,12 +124,13 @@ export function createAlertCommands(context: CommandContext): AlertCommands {
       if (!input.ok) return input.refusal;
       const { id, idempotencyKey } = input.value;
       const isDefault = isDefaultRule(actor.organizationId, id);
-      return changeRule(actor, id, { operation: 'deleteAlertRule', input: { id }, idempotencyKey }, () =>
-        Promise.resolve({ kind: 'delete', isDefault }),
+      return changeRule(actor, id, { operation: 'deleteAlertRule', input: { id }, idempotencyKey }, async (state) =>
+        (await seesRule(db, actor, state)) ? { kind: 'delete', isDefault } : noSuchRule(),
       );
     },
     async acknowledge(actor, raw) {
       requirePermission(actor, 'alerts:write');
+      requirePermission(actor, 'alerts:read');
       const input = parseInput(alertIdSchema, raw);
       if (!input.ok) return input.refusal;
       const { id, idempotencyKey } = input.value;
@@ -140,7 +143,8 @@ export function createAlertCommands(context: CommandContext): AlertCommands {
         decide: async () => {
           const stream = streamOf.alert(id);
           const { state, version } = await loadStream<AlertState, AlertEvent>(db, organizationId, stream, ALERT_FOLD);
-          const events = acknowledgeAlert(state);
+          const seen = state.kind === 'absent' || (await seesKey(db, actor, state.alert.keyId));
+          const events = acknowledgeAlert(seen ? state : ABSENT_ALERT);
           if (isRefusal(events)) return events;
           const effects = [acknowledgeAlertRow(id, organizationId, actor.id, version + events.length)];
           return { streams: [{ organizationId, stream, version, events }], effects, result: { alertId: id } };
@@ -151,25 +155,33 @@ export function createAlertCommands(context: CommandContext): AlertCommands {
 }
 
 /** The rule as it stands, which for an unchanged default rule no event says. */
-async function ruleBefore(db: Kysely<Tables>, state: AlertRuleState, organizationId: string, id: string): Promise<AlertRule | Refusal> {
-  if (state.kind === 'set') return state.rule;
+async function ruleBefore(db: Kysely<Tables>, state: AlertRuleState, actor: Actor, id: string): Promise<AlertRule | Refusal> {
+  const { organizationId } = actor;
+  if (state.kind === 'set') return (await seesRule(db, actor, state)) ? state.rule : noSuchRule();
   const rules = state.kind === 'absent' && isDefaultRule(organizationId, id) ? await loadRules(db, [organizationId]) : undefined;
-  return (
-    rules?.get(organizationId)?.find(({ ruleId }) => ruleId === id) ??
-    refusal('NOT_FOUND', 'There is no such alert rule in your organization', 'id')
-  );
+  return rules?.get(organizationId)?.find(({ ruleId }) => ruleId === id) ?? noSuchRule();
 }
 
-async function refuseUnknownKey(db: Kysely<Tables>, organizationId: string, keyId: string | null): Promise<Refusal | null> {
+function noSuchRule(): Refusal {
+  return refusal('NOT_FOUND', 'There is no such alert rule in your organization', 'id');
+}
+
+/** A rule about a key that the caller may not see is not there for them. */
+function seesRule(db: Kysely<Tables>, actor: Actor, state: AlertRuleState): Promise<boolean> {
+  return seesKey(db, actor, state.kind === 'set' ? state.rule.keyId : null);
+}
+
+/** Whether a caller may know of what is about a key; what is about none is for everybody. */
+async function seesKey(db: Kysely<Tables>, actor: Actor, keyId: string | null): Promise<boolean> {
+  if (keyId === null) return true;
+  const { rows } = await sql`SELECT FROM api_keys k WHERE k.id = ${keyId}::uuid AND ${visible(actor)}`.execute(db);
+  return rows.length > 0;
+}
+
+async function refuseUnknownKey(db: Kysely<Tables>, actor: Actor, keyId: string | null): Promise<Refusal | null> {
   if (keyId === null) return null;
-  const key = await db
-    .selectFrom('api_keys')
-    .select('id')
-    .where('id', '=', keyId)
-    .where('organization_id', '=', organizationId)
-    .where('state', '<>', 'deleted')
-    .executeTakeFirst();
-  return key === undefined ? refusal('NOT_FOUND', 'There is no such key in your organization', 'apiKeyId') : null;
+  const { rows } = await sql`SELECT FROM api_keys k WHERE k.id = ${keyId}::uuid AND k.state <> 'deleted' AND ${visible(actor)}`.execute(db);
+  return rows.length > 0 ? null : refusal('NOT_FOUND', 'There is no such key in your organization', 'apiKeyId');
 }
 
 async function refuseTooMany(db: Kysely<Tables>, organizationId: string): Promise<Refusal | null> {

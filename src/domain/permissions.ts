@@ -26,7 +26,7 @@ export const PERMISSIONS = {
   'usage:read': 'see usage, statistics and the request log',
   'usage:write': 'report usage',
   'alerts:read': 'see alerts and their rules, and follow them live',
-  'alerts:write': 'acknowledge alerts and change their rules',
+  'alerts:write': 'acknowledge alerts (with alerts:read) and change their rules',
   'webhooks:read': 'see webhook endpoints and what became of their deliveries',
   'webhooks:write': 'create, change and delete webhook endpoints, rotate their secrets, send again',
   'log:read': 'read, follow and export the event log, and see the past states that it proves',

@@ -77,7 +77,8 @@ export function addAlertMutations(builder: Builder, enums: Enums, types: TypeRef
   });
   addMutation<AlertDone>(builder, refusals, {
     name: 'acknowledgeAlert',
-    description: 'Says that somebody has taken note. The first one stays.',
+    description:
+      'Says that somebody has taken note. The first one stays. Needs `alerts:read` too, and to see the key that the alert is about.',
     permissions: ['alerts:write'],
     input: (t) => ({ id: t.id({ required: true }) }),
     ids: { id: 'Alert' },

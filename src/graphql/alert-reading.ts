@@ -1,12 +1,12 @@
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 
 import { loadRules } from '../alerts/load-rules.ts';
+import { visible } from '../commands/visible-keys.ts';
 import type { Actor } from '../domain/actor.ts';
 import { defaultRuleId, type AlertRule } from '../domain/alert-rule.ts';
 import type { AlertKind, AlertSeverity } from '../domain/alert-schemas.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { Tables } from '../postgres/tables.ts';
-import { visible } from './key-reading.ts';
 
 export type AlertRow = {
   readonly id: string;

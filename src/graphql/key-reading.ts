@@ -1,6 +1,7 @@
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 
-import { allows, type Actor } from '../domain/actor.ts';
+import { seesAllKeys, visible } from '../commands/visible-keys.ts';
+import type { Actor } from '../domain/actor.ts';
 import type { KeyStatus } from '../domain/api-key.ts';
 import type { KeyType } from '../domain/key-format.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
@@ -52,23 +53,10 @@ const COLUMNS = sql`
   k.owner_id, k.archived, k.rotate_every_days, k.masked, k.created_at, k.created_by,
   CASE WHEN k.state = 'deleted' THEN 'DELETED' WHEN k.expires_at <= (SELECT ledger_now()) THEN 'EXPIRED' WHEN k.archived THEN 'INACTIVE' ELSE upper(k.state) END AS status`;
 
-/** Whether a caller sees every key of its organization, personal keys of others included. */
-export function seesAllKeys(actor: Actor): boolean {
-  return allows(actor, 'keys:write') || actor.role === 'AUDITOR';
-}
-
 /** The same for all callers who see the same keys. */
 export function sightOf(actor: Actor): string {
   const sees = seesAllKeys(actor) ? 'all' : actor.kind === 'member' ? actor.memberId : 'team';
   return `${actor.organizationId}/${sees}`;
-}
-
-/** The keys, as `k`, that a caller may see: of its own organization, and of personal keys only its own unless it manages keys or audits. */
-export function visible(actor: Actor): RawBuilder<boolean> {
-  const own = sql<boolean>`k.organization_id = ${actor.organizationId}::uuid`;
-  if (seesAllKeys(actor)) return own;
-  const memberId = actor.kind === 'member' ? actor.memberId : null;
-  return sql<boolean>`${own} AND (k.owner_id IS NULL OR k.owner_id = ${memberId}::uuid)`;
 }
 
 /** Keys by their uuids, in that order; null for what the caller may not see or what is not there, which look alike. */

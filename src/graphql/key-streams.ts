@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { seesAllKeys } from '../commands/visible-keys.ts';
 import { KEY_EVENT_SCHEMAS, streamOf, type EventType } from '../domain/event.ts';
 import { codeOf } from '../domain/usage.ts';
 import { cancellable } from '../lib/cancellable.ts';
@@ -12,7 +13,7 @@ import { actorOf, type GraphqlContext } from './context.ts';
 import type { Enums } from './enums.ts';
 import { followLog } from './follow-log.ts';
 import { encodeGlobalId, idOf } from './global-id.ts';
-import { loadKeys, seesAllKeys, sightOf, type KeyRow } from './key-reading.ts';
+import { loadKeys, sightOf, type KeyRow } from './key-reading.ts';
 import { ownOrganization } from './ledger-event.ts';
 import { MAX_PAGE } from './limits.ts';
 import type { TypeRefs } from './type-refs.ts';

@@ -1,3 +1,4 @@
+import { seesAllKeys } from '../commands/visible-keys.ts';
 import type { VerificationCode } from '../domain/refusals.ts';
 import { normalizeIp } from '../lib/ip-address.ts';
 import { requestLog, type RequestLogEntry } from '../projections/request-log.ts';
@@ -5,7 +6,7 @@ import type { Builder } from './builder.ts';
 import { badUserInput } from './client-error.ts';
 import { actorOf, type GraphqlContext } from './context.ts';
 import type { Enums } from './enums.ts';
-import { loadKeys, seesAllKeys, type KeyRow } from './key-reading.ts';
+import { loadKeys, type KeyRow } from './key-reading.ts';
 import { pageSizeOf, type Page } from './paging.ts';
 import { refuseNul } from './refuse-nul.ts';
 import type { TypeRefs } from './type-refs.ts';

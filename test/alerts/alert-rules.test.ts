@@ -147,6 +147,50 @@ describe('6.1 the rules of an organization', () => {
     });
   });
 
+  it('6.2 an alert is acknowledged, and a rule changed, only by who can see it: a service without alerts:read, or that may not see the key, can not', async () => {
+    const one = await server.newMember('MEMBER');
+    const me = { ...server.ledger.owner, id: `member:${one.memberId}`, memberId: one.memberId };
+    const personal = await server.ledger.newKey({ personal: true, quotas: { total: 1 } }, me);
+    const shared = await server.ledger.newKey({ quotas: { total: 1 } });
+    await use(personal.secret, 1);
+    await use(shared.secret, 1);
+    const alertOf = async (keyId: string) => {
+      const { data } = await server.query(
+        'query ($id: ID!) { node(id: $id) { ... on ApiKey { alerts(first: 1) { edges { node { id } } } } } }',
+        {
+          id: encodeGlobalId('ApiKey', keyId),
+        },
+      );
+      return textAt(data, 'node.alerts.edges.0.node.id');
+    };
+    const [hidden, open] = [await alertOf(personal.keyId), await alertOf(shared.keyId)];
+    const apiKeyId = encodeGlobalId('ApiKey', personal.keyId);
+    const rule = { organizationId: organizationId(), kind: 'UNUSED_KEY', days: [5], apiKeyId };
+    const created = await server.mutate('createAlertRule', rule, RULE);
+    const ruleId = textAt(created, 'alertRule.id');
+    const service = async (...permissions: readonly string[]) => (await server.tokenOf({ permissions })).token;
+    const blind = await service('alerts:write');
+    const reading = await service('alerts:write', 'alerts:read');
+    const managing = await service('alerts:write', 'alerts:read', 'keys:read', 'keys:write');
+    const acknowledge = (id: string, token: string) => server.mutate('acknowledgeAlert', { id }, 'alert { acknowledgedAt }', token);
+    for (const id of [open, hidden, encodeGlobalId('Alert', crypto.randomUUID())])
+      await expect(acknowledge(id, blind)).rejects.toThrow("needs the permission 'alerts:read'");
+    expect(await acknowledge(hidden, reading)).toMatchObject({ code: 'NOT_FOUND', field: 'id' });
+    for (const token of [blind, reading]) {
+      expect(await server.mutate('updateAlertRule', { id: ruleId, enabled: false }, RULE, token)).toMatchObject({ code: 'NOT_FOUND' });
+      expect(await server.mutate('deleteAlertRule', { id: ruleId }, 'deletedId', token)).toMatchObject({ code: 'NOT_FOUND' });
+      expect(await server.mutate('createAlertRule', rule, RULE, token)).toMatchObject({ code: 'NOT_FOUND', field: 'apiKeyId' });
+    }
+    const { rows } = await server.ledger.database.pool.query("SELECT FROM events WHERE type = 'AlertAcknowledged'");
+    expect(rows).toEqual([]);
+    expect(await acknowledge(open, reading)).toMatchObject({ alert: { acknowledgedAt: expect.any(String) as string } });
+    expect(await acknowledge(hidden, managing)).toMatchObject({ alert: { acknowledgedAt: expect.any(String) as string } });
+    expect(await server.mutate('updateAlertRule', { id: ruleId, enabled: false }, RULE, managing)).toMatchObject({
+      alertRule: { enabled: false },
+    });
+    expect(await server.mutate('deleteAlertRule', { id: ruleId }, 'deletedId', managing)).toMatchObject({ deletedId: ruleId });
+  });
+
   it('another organization neither sees nor changes rules and alerts, and a member none about the personal key of another', async () => {
     const foreign = await server.ledger.newOrganization('Foreign');
     const { token } = await server.tokenOf({ memberId: foreign.owner.memberId }, foreign.id);
