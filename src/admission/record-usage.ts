@@ -1,9 +1,9 @@
 import { sql, type Kysely } from 'kysely';
 
-import { arrayPart, binaryArray, INT4, INT8, TIMESTAMPTZ, UUID } from '../postgres/binary-array.ts';
+import { arrayPart, binaryArray, INT4, INT8, TIMESTAMPTZ, UUID, type BinaryType } from '../postgres/binary-array.ts';
 import type { Tables } from '../postgres/tables.ts';
 import type { UsageOutcome } from './admission.ts';
-import { joinChunks, type UsageChunk } from './usage-chunk.ts';
+import { joinChunks, type Charge, type JoinedChunks, type UsageChunk } from './usage-chunk.ts';
 
 const SECOND_MS = 1000;
 
@@ -17,7 +17,7 @@ type Row = {
   readonly bad_reasons: readonly string[] | null;
 };
 
-/** What the SQL function `record_usage` (migration 0010) finds wrong, in the reader's words. */
+/** What the SQL function `record_usage` (migration 0014) finds wrong, in the reader's words. */
 const REASONS: Readonly<Record<string, string>> = {
   'unknown request': "'requestId' names no request of your organization that was verified; leave it out and give 'keyId'",
   'no key': "'keyId' is needed, as the request was not verified here",
@@ -36,7 +36,8 @@ export async function recordUsage(
   const outcomes = new Map<UsageReport, UsageOutcome>();
   let left = reports;
   while (left.length > 0) {
-    const row = await ask(db, organizationId, left.flat());
+    const chunks = joinChunks(left.flat());
+    const row = await ask(db, organizationId, chunks);
     const spans = spansOf(left);
     const good = spans.filter((span) => {
       const outcome = badItemOf(row, span);
@@ -44,14 +45,14 @@ export async function recordUsage(
       return outcome === null;
     });
     if (good.length === spans.length) {
-      for (const [report, outcome] of recorded(row, spans)) outcomes.set(report, outcome);
+      for (const [report, outcome] of recorded(row, chunks.order, spans)) outcomes.set(report, outcome);
       break;
     }
     left = good.map(({ report }) => report);
   }
   return reports.map((report) => {
     const outcome = outcomes.get(report);
-    if (outcome === undefined) throw new Error('record_usage told nothing of a report: the function of migration 0010 was changed.');
+    if (outcome === undefined) throw new Error('record_usage told nothing of a report: the function of migration 0014 was changed.');
     return outcome;
   });
 }
@@ -76,67 +77,38 @@ function badItemOf({ bad_items, bad_reasons }: Row, { from, to }: Span): UsageOu
   return { kind: 'bad-item', index: item - from, message: REASONS[bad_reasons?.[which] ?? ''] ?? 'the item can not be recorded' };
 }
 
-/** Positions were given in the order of the items, without a gap. A report of duplicates alone is answered with the newest position: by then all that it holds is in the log. */
-function* recorded({ first_position, again }: Row, spans: readonly Span[]): Generator<readonly [UsageReport, UsageOutcome]> {
-  if (first_position === null) throw new Error('record_usage answered no position: the function of migration 0010 was changed.');
-  const duplicatesBefore = (item: number) => again?.filter((duplicate) => duplicate < item).length ?? 0;
-  const acceptedBefore = (item: number) => item - duplicatesBefore(item);
-  const all = acceptedBefore(spans.at(-1)?.to ?? 0);
+/** Positions were given in this order, without a gap. A report of duplicates alone is answered with the newest position: by then all that it holds is in the log. */
+function* recorded(
+  { first_position, again }: Row,
+  order: Int32Array,
+  spans: readonly Span[],
+): Generator<readonly [UsageReport, UsageOutcome]> {
+  if (first_position === null) throw new Error('record_usage answered no position: the function of migration 0014 was changed.');
+  const duplicates = new Set(again);
+  const places = new Int32Array(order.length);
+  let next = 0;
+  for (const item of order) places[item - 1] = duplicates.has(item - 1) ? -1 : next++;
   for (const { report, from, to } of spans) {
-    const accepted = acceptedBefore(to) - acceptedBefore(from);
-    const position = first_position + BigInt(accepted === 0 ? all : acceptedBefore(to)) - 1n;
-    yield [report, { kind: 'recorded', accepted, duplicates: to - from - accepted, position }];
+    const own = places.subarray(from, to).filter((place) => place >= 0);
+    const last = own.length === 0 ? next - 1 : own.reduce((most, place) => Math.max(most, place), 0);
+    yield [report, { kind: 'recorded', accepted: own.length, duplicates: to - from - own.length, position: first_position + BigInt(last) }];
   }
 }
 
-async function ask(db: Kysely<Tables>, organizationId: string, chunks: readonly UsageChunk[]): Promise<Row> {
-  const { keys, key, charges, parts } = joinChunks(chunks);
+async function ask(db: Kysely<Tables>, organizationId: string, { keys, key, charges, order, parts }: JoinedChunks): Promise<Row> {
+  const charged = <Value>(type: BinaryType<Value>, of: (charge: Charge) => Value | null) => charges && arrayOf(type, charges, of);
   const { rows } = await sql<Row>`
-    SELECT * FROM record_usage(${organizationId}, ${binaryArray([arrayPart(UUID, keys)])},
-      ${
-        charges &&
-        binaryArray([
-          arrayPart(
-            INT4,
-            charges.map((charge) => charge.key + 1),
-          ),
-        ])
-      },
-      ${
-        charges &&
-        binaryArray([
-          arrayPart(
-            TIMESTAMPTZ,
-            charges.map(({ second }) => (second === null ? null : new Date(second * SECOND_MS))),
-          ),
-        ])
-      },
-      ${
-        charges &&
-        binaryArray([
-          arrayPart(
-            INT8,
-            charges.map(({ credits }) => BigInt(credits)),
-          ),
-        ])
-      },
-      ${
-        charges &&
-        binaryArray([
-          arrayPart(
-            INT8,
-            charges.map(({ tokens }) => tokens),
-          ),
-        ])
-      },
-      ${binaryArray([
-        arrayPart(
-          INT4,
-          key.map((place) => (place === null ? null : place + 1)),
-        ),
-      ])},
-      ${sql.join(parts.map((column) => sql`${binaryArray(column)}`))})`.execute(db);
+    SELECT * FROM record_usage(${organizationId}, ${arrayOf(UUID, keys, (id) => id)},
+      ${charged(INT4, (charge) => charge.key)}, ${charged(TIMESTAMPTZ, ({ second }) => (second === null ? null : new Date(second * SECOND_MS)))},
+      ${charged(INT8, ({ credits }) => BigInt(credits))}, ${charged(INT8, ({ tokens }) => tokens)},
+      ${arrayOf(INT4, key, (place) => place)}, ${arrayOf(INT4, order, (place) => place)}, ${sql.join(parts.map((column) => sql`${binaryArray(column)}`))})`.execute(
+    db,
+  );
   const row = rows[0];
-  if (row === undefined) throw new Error('record_usage answered no row: the function of migration 0010 was changed.');
+  if (row === undefined) throw new Error('record_usage answered no row: the function of migration 0014 was changed.');
   return row;
+}
+
+function arrayOf<Source, Value>(type: BinaryType<Value>, sources: ArrayLike<Source>, of: (source: Source) => Value | null): Buffer | null {
+  return binaryArray([arrayPart(type, sources, of)]);
 }

@@ -13,6 +13,16 @@ export function normalizeIp(text: string): string | null {
   return address.isIPv4MappedAddress() ? address.toIPv4Address().toString() : address.toRFC5952String();
 }
 
+const PLAIN_IPV4 = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})$/;
+
+/** The 4 or 16 bytes of an address in its one spelling ({@link normalizeIp}). */
+export function addressBytes(address: string): readonly number[] {
+  const parts = PLAIN_IPV4.exec(address);
+  return parts === null
+    ? ipaddr.IPv6.parse(address).toByteArray()
+    : [Number(parts[1]), Number(parts[2]), Number(parts[3]), Number(parts[4])];
+}
+
 const MAPPED_PREFIX_BITS = 96;
 
 /**
