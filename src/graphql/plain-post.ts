@@ -2,7 +2,6 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import {
   execute,
   getOperationAST,
-  Kind,
   OperationTypeNode,
   type OperationDefinitionNode,
   type DocumentNode,
@@ -14,6 +13,8 @@ import { processRegularResult } from 'graphql-yoga';
 import { toClientError } from './client-error.ts';
 import type { GraphqlContext } from './context.ts';
 import type { GraphqlDependencies } from './dependencies.ts';
+import { directVerification, type DirectVerification } from './direct-verification.ts';
+import type { GraphqlLimits } from './limits.ts';
 import type { DocumentReader } from './operation.ts';
 
 /**
@@ -29,6 +30,7 @@ export type PlainPost = {
 
 type Parts = {
   readonly deps: Pick<GraphqlDependencies, 'config' | 'logger'>;
+  readonly limits: GraphqlLimits;
   readonly schema: GraphQLSchema;
   readonly reader: DocumentReader;
   /** Rejects with what the client is told where its credentials are no good. */
@@ -43,8 +45,8 @@ type Operation = {
   readonly document: DocumentNode;
   readonly operationName: string | undefined;
   readonly variableValues: Readonly<Record<string, unknown>> | undefined;
-  /** Whether one key is verified and nothing else is done. */
-  readonly verifies: boolean;
+  /** Where one key is verified and nothing else is done. */
+  readonly direct: DirectVerification | null;
 };
 
 const JSON_TYPES = new Set(['application/json', 'application/json; charset=utf-8', 'application/json;charset=utf-8']);
@@ -62,8 +64,9 @@ const ANSWER_TYPES: ReadonlyMap<string | undefined, typeof JSON_TYPE | typeof GR
   [`${GRAPHQL_TYPE},${JSON_TYPE};q=0.9`, GRAPHQL_TYPE],
 ]);
 
-export function createPlainPost({ deps, schema, reader, contextOf, uncheckedContextOf, full }: Parts): PlainPost {
+export function createPlainPost({ deps, limits, schema, reader, contextOf, uncheckedContextOf, full }: Parts): PlainPost {
   const { config, logger } = deps;
+  const made = new WeakMap<OperationDefinitionNode, DirectVerification | null>();
 
   function operationOf(body: Buffer): Operation | null {
     const params = paramsOf(body);
@@ -76,21 +79,37 @@ export function createPlainPost({ deps, schema, reader, contextOf, uncheckedCont
       document,
       operationName: params.operationName ?? undefined,
       variableValues: params.variables ?? undefined,
-      verifies: verifies(operation),
+      direct: directOf(operation),
     };
+  }
+
+  function directOf(operation: OperationDefinitionNode): DirectVerification | null {
+    let direct = made.get(operation);
+    if (direct === undefined) {
+      direct = directVerification(schema, operation, limits);
+      made.set(operation, direct);
+    }
+    return direct;
   }
 
   async function run(operation: Operation, authorization: string | undefined): Promise<ExecutionResult> {
     try {
-      const unchecked = operation.verifies ? uncheckedContextOf(authorization) : null;
-      if (unchecked !== null) {
-        const result = await executeWith(operation, unchecked);
-        if (result.errors === undefined || unchecked.unchecked?.mayHaveRecorded() === true) return masked(result);
+      if (operation.direct !== null) {
+        const verified = await verify(operation, operation.direct, uncheckedContextOf(authorization));
+        if (verified !== null) return verified;
       }
       return masked(await executeWith(operation, await contextOf(authorization)));
     } catch (error) {
       return { errors: [toClientError(error, logger)] };
     }
+  }
+
+  /** Null where nothing was recorded and the caller has to be authenticated, to find what is to be said. */
+  async function verify(operation: Operation, direct: DirectVerification, context: GraphqlContext | null): Promise<ExecutionResult | null> {
+    if (context === null) return null;
+    const verified = await direct(operation.variableValues, context);
+    if (verified !== null) return verified;
+    return context.unchecked?.mayHaveRecorded() === true ? masked(await executeWith(operation, context)) : null;
   }
 
   function executeWith({ document, operationName, variableValues }: Operation, contextValue: GraphqlContext) {
@@ -130,18 +149,6 @@ function readBody(req: IncomingMessage): Promise<Buffer | null> {
     req.once('end', () => resolve(chunks.length === 1 ? (chunks[0] ?? null) : Buffer.concat(chunks)));
     req.once('error', () => resolve(null));
   });
-}
-
-/** Nothing below `verifyApiKey` asks who calls. With a directive it might not be asked at all, and then nobody would look at the caller's token. */
-function verifies({ operation, selectionSet }: OperationDefinitionNode): boolean {
-  const [field] = selectionSet.selections;
-  return (
-    operation === OperationTypeNode.MUTATION &&
-    selectionSet.selections.length === 1 &&
-    field?.kind === Kind.FIELD &&
-    field.name.value === 'verifyApiKey' &&
-    (field.directives ?? []).length === 0
-  );
 }
 
 type Params = {

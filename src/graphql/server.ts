@@ -78,6 +78,7 @@ export function createGraphqlServer(deps: GraphqlDependencies): GraphqlServer {
 
   const plain = createPlainPost({
     deps,
+    limits,
     schema,
     reader,
     contextOf,

@@ -10,6 +10,7 @@ const MAX_LENGTH = 1024;
  * run again for the caller as authentication finds them, so that the answer is the same.
  */
 export type UncheckedToken = {
+  /** The one verification of the operation: asked for again, it answers what it answered. */
   verify(request: VerifyRequest): Promise<VerifyAnswer | CallerRefused>;
   /** Whether something may have been recorded: then the operation must not be run again. */
   mayHaveRecorded(): boolean;
@@ -21,13 +22,17 @@ export function uncheckedToken(admission: Admission, authorization: string | und
   if (token === undefined || token.length > MAX_LENGTH || looksLikeJwt(token)) return null;
   const tokenHash = accessTokenHash(token);
   let mayHaveRecorded = false;
+  let asked: Promise<VerifyAnswer | CallerRefused> | undefined;
+
+  async function ask(request: VerifyRequest): Promise<VerifyAnswer | CallerRefused> {
+    mayHaveRecorded = true;
+    const answer = await admission.verify({ kind: 'token', tokenHash }, request);
+    if (answer.kind !== 'answer') mayHaveRecorded = false;
+    return answer;
+  }
+
   return {
-    async verify(request) {
-      mayHaveRecorded = true;
-      const answer = await admission.verify({ kind: 'token', tokenHash }, request);
-      if (answer.kind !== 'answer') mayHaveRecorded = false;
-      return answer;
-    },
+    verify: (request) => (asked ??= ask(request)),
     mayHaveRecorded: () => mayHaveRecorded,
   };
 }

@@ -9,7 +9,7 @@ import { encodeGlobalId, idOf } from './global-id.ts';
 import type { Enums } from './enums.ts';
 import { addMutation, type RefusalTypes } from './mutation-result.ts';
 import { badUserInput, topLevelError } from './client-error.ts';
-import { actorOf } from './context.ts';
+import { actorOf, type GraphqlContext } from './context.ts';
 
 type Verified = { readonly answer: VerifyAnswer; readonly position: bigint };
 type Recorded = { readonly accepted: number; readonly duplicates: number; readonly position: bigint };
@@ -108,20 +108,7 @@ export function addVerification(builder: Builder, enums: Enums, refusals: Refusa
       // Whose token is still unchecked is refused by the statement that verifies.
       authScopes: (_root, _args, { unchecked }) => (unchecked === null ? { permission: 'keys:verify' } : true),
       args: { input: t.arg({ type: input, required: true }) },
-      resolve: async (_root, args, context): Promise<Verified> => {
-        const parsed = parseInput(verifyInputSchema, { ...args.input });
-        if (!parsed.ok) throw badUserInput(parsed.refusal.message);
-        const { admission, database } = context.deps;
-        const answer = await (context.unchecked === null
-          ? admission.verify({ kind: 'organization', organizationId: actorOf(context).organizationId }, parsed.value)
-          : context.unchecked.verify(parsed.value));
-        if (answer.kind !== 'answer')
-          throw topLevelError(
-            answer.kind === 'forbidden' ? 'FORBIDDEN' : 'UNAUTHENTICATED',
-            'These credentials can not verify keys any more.',
-          );
-        return { answer, position: answer.position ?? (await headPosition(database.kysely)) };
-      },
+      resolve: async (_root, args, context): Promise<Verified> => verifyKey(context, args.input),
     }),
   );
 
@@ -161,6 +148,22 @@ export function addVerification(builder: Builder, enums: Enums, refusals: Refusa
       return outcome.kind === 'recorded' ? outcome : refusal('INVALID_INPUT', outcome.message, `items.${outcome.index}`);
     },
   });
+}
+
+/** The arguments of `verifyApiKey` as graphql-js coerces them. */
+export type VerifyArguments = { readonly input: Readonly<Record<string, unknown>> };
+
+/** The use case of `verifyApiKey`. */
+export async function verifyKey(context: GraphqlContext, input: VerifyArguments['input']): Promise<Verified> {
+  const parsed = parseInput(verifyInputSchema, { ...input });
+  if (!parsed.ok) throw badUserInput(parsed.refusal.message);
+  const { admission, database } = context.deps;
+  const answer = await (context.unchecked === null
+    ? admission.verify({ kind: 'organization', organizationId: actorOf(context).organizationId }, parsed.value)
+    : context.unchecked.verify(parsed.value));
+  if (answer.kind !== 'answer')
+    throw topLevelError(answer.kind === 'forbidden' ? 'FORBIDDEN' : 'UNAUTHENTICATED', 'These credentials can not verify keys any more.');
+  return { answer, position: answer.position ?? (await headPosition(database.kysely)) };
 }
 
 function refusedBy({ refusedBy: rule }: VerifyAnswer, kind: 'quota' | 'limit'): string | null {

@@ -64,6 +64,7 @@ describe('Yoga is asked for what is not plain, and for nothing else', () => {
     const deps = { config: { maxBodyBytes: MAX_BODY, allowedOrigins: [], graphiql: false }, logger: pino({ level: 'silent' }) };
     const plain = createPlainPost({
       deps,
+      limits: DEFAULT_LIMITS,
       schema,
       reader,
       // Whoever asks: what comes of it the other tests say.
