@@ -9,6 +9,8 @@ export function describeEvent(event: LifecycleEvent, before: KeyState | null): r
       return [`${event.data.team === true ? 'team' : 'organization'} ${quoted(event.data.name)} created, on plan ${event.data.plan}`];
     case 'OrganizationRenamed':
       return [`organization renamed to ${quoted(event.data.name)}`];
+    case 'OrganizationTeamChanged':
+      return [event.data.team ? 'the organization is a team from here on' : 'the organization is no team any more'];
     case 'PlanChanged':
       return [
         `plan changed to ${event.data.plan}`,
@@ -80,6 +82,8 @@ export function describeEvent(event: LifecycleEvent, before: KeyState | null): r
       return [`key ${event.data.keyId} is personal to member ${event.data.ownerId}`];
     case 'TeamJoined':
       return [`member ${event.data.memberId} belongs to a team now, for what depends on the person`];
+    case 'TeamLeft':
+      return [`member ${event.data.memberId} belongs to a team no more, since the organization is none now`];
     case 'MembershipEnded':
       return [`membership of member ${event.data.memberId} ended, for what depends on the person`];
     case 'Deleted':

@@ -36,6 +36,7 @@ const role = z.enum(ROLES);
 const uuid = z.uuid();
 
 export const renameOrganizationSchema = z.strictObject({ organizationId: uuid, name: titleSchema, idempotencyKey: idempotencyKeySchema });
+export const changeTeamSchema = z.strictObject({ organizationId: uuid, team: z.boolean(), idempotencyKey: idempotencyKeySchema });
 const cap = z
   .int('give a whole number, or null for no cap')
   .positive('give a number above 0, or null for no cap')
@@ -70,6 +71,8 @@ export type OrganizationCommands = {
   /** {@link foundOrganization} */
   create(actor: Actor | null, input: unknown, fixed?: Secret): Promise<Outcome<FoundedOrganization>>;
   rename(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
+  /** The personal keys of all members are archived, or restored, with it: see {@link followMembers}. */
+  changeTeam(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
   /** Of any organization: for the operator, by a token that carries `plans:write`, or the command line (`actor` null). */
   changePlan(actor: Actor | null, input: unknown): Promise<Outcome<OrganizationResult>>;
   changeSettings(actor: Actor, input: unknown): Promise<Outcome<OrganizationResult>>;
@@ -142,6 +145,15 @@ export function createOrganizationCommands(context: CommandContext): Organizatio
         { kind: 'rename', name },
         null,
       );
+    },
+    async changeTeam(actor, raw) {
+      requirePermission(actor, 'organization:write');
+      const input = parseInput(changeTeamSchema, raw);
+      if (!input.ok) return input.refusal;
+      const { organizationId, team, idempotencyKey } = input.value;
+      if (organizationId !== actor.organizationId) return refusal('NOT_FOUND', 'There is no such organization', 'organizationId');
+      const request = { operation: 'changeOrganizationTeam', input: { organizationId, team }, idempotencyKey };
+      return change(actor, organizationId, request, { kind: 'change-team', team }, null);
     },
     async changePlan(actor, raw) {
       if (actor !== null) requirePermission(actor, 'plans:write');

@@ -12,14 +12,29 @@ type LoadedPerson = { readonly personId: string; readonly person: PersonState; r
 
 /** A person's state with the version of their history. It reaches over organizations: nothing of it may be shown to one of them. */
 export async function loadPerson(db: Kysely<Tables>, personId: string): Promise<LoadedPerson> {
+  const [person] = await loadPersons(db, [personId]);
+  if (person === undefined) throw new Error('A person who was asked for was not loaded.');
+  return person;
+}
+
+/** In the order of the ids; who has no history yet is there without one. */
+async function loadPersons(db: Kysely<Tables>, personIds: readonly string[]): Promise<readonly LoadedPerson[]> {
   const rows = await db
     .selectFrom('events')
-    .select(['organization_id', 'type', 'data', 'version'])
-    .where('stream', '=', streamOf.person(personId))
+    .select(['stream', 'organization_id', 'type', 'data', 'version'])
+    .where('stream', '=', sql<string>`ANY(${personIds.map(streamOf.person)}::text[])`)
+    .orderBy('stream')
     .orderBy('version')
     .execute();
-  const person = rows.reduce((state, row) => evolvePerson(state, parseEvent.person(row.type, row.data), row.organization_id), NEW_PERSON);
-  return { personId, person, version: rows.at(-1)?.version ?? 0 };
+  const histories = Map.groupBy(rows, (row) => row.stream);
+  return personIds.map((personId) => {
+    const events = histories.get(streamOf.person(personId)) ?? [];
+    const person = events.reduce(
+      (state, row) => evolvePerson(state, parseEvent.person(row.type, row.data), row.organization_id),
+      NEW_PERSON,
+    );
+    return { personId, person, version: events.at(-1)?.version ?? 0 };
+  });
 }
 
 /** The person behind a membership; null where there is no such member, or no more. */
@@ -77,6 +92,9 @@ export function refuseOwnKey({ reason }: Unbindable): Refusal {
   return reason satisfies never;
 }
 
+type Existing = Exclude<OrganizationState, { kind: 'absent' }>;
+type Membership = { readonly before: OrganizationState; readonly after: Existing };
+
 export type Followed = { readonly streams: readonly StreamAppend[]; readonly effects: readonly Effect[] };
 
 /**
@@ -85,46 +103,78 @@ export type Followed = { readonly streams: readonly StreamAppend[]; readonly eff
  */
 export async function followMembers(
   db: Kysely<Tables>,
-  organization: { readonly before: OrganizationState; readonly after: Exclude<OrganizationState, { kind: 'absent' }> },
+  organization: Membership,
   events: readonly OrganizationEvent[],
   now: Date,
 ): Promise<Followed> {
-  const { before, after } = organization;
-  const { organizationId } = after;
-  const streams: StreamAppend[] = [];
-  const archived: { readonly keyId: string; readonly version: number; readonly archived: boolean }[] = [];
-  for (const event of events) {
-    const move = moveOf(event, before, after);
-    if (move === null) continue;
-    const { person, version } = await loadPerson(db, move.personId);
-    streams.push({ organizationId, stream: streamOf.person(move.personId), version, events: [move.event] });
-    const next = evolvePerson(person, move.event, organizationId);
-    for (const key of await loadPersonalKeys(db, next.keys)) {
-      const reason = archiveReason(next, key);
-      const decided = decideKey(key.state, reason === null ? { kind: 'restore' } : { kind: 'archive', reason }, now);
-      if (isRefusal(decided)) throw new Error(`The personal key ${key.keyId} could not follow its owner: ${decided.message}`);
-      if (decided.length === 0) continue;
-      streams.push({ organizationId: key.organizationId, stream: streamOf.key(key.keyId), version: key.version, events: decided });
-      archived.push({ keyId: key.keyId, version: key.version + decided.length, archived: reason !== null });
-    }
+  const { organizationId } = organization.after;
+  const moves = events.flatMap((event) => movesOf(event, organization));
+  if (moves.length === 0) return { streams: [], effects: [] };
+  // An organization that becomes a team moves all of its members at once: each kind of history is read in one go.
+  const persons = await loadPersons(
+    db,
+    moves.map(({ personId }) => personId),
+  );
+  const moved = persons.map(({ personId, person, version }, index) => {
+    const event = moves[index]?.event;
+    if (event === undefined) throw new Error('There are more persons than moves.');
+    const stream: StreamAppend = { organizationId, stream: streamOf.person(personId), version, events: [event] };
+    return { stream, next: evolvePerson(person, event, organizationId) };
+  });
+  const streams = moved.map(({ stream }) => stream);
+  const archived: ArchivedRow[] = [];
+  const owners = new Map(moved.flatMap(({ next }) => next.keys.map((key) => [key.keyId, next] as const)));
+  for (const key of await loadPersonalKeys(
+    db,
+    moved.flatMap(({ next }) => next.keys),
+  )) {
+    const reason = archiveReason(owners.get(key.keyId) ?? NEW_PERSON, key);
+    const decided = decideKey(key.state, reason === null ? { kind: 'restore' } : { kind: 'archive', reason }, now);
+    if (isRefusal(decided)) throw new Error(`The personal key ${key.keyId} could not follow its owner: ${decided.message}`);
+    if (decided.length === 0) continue;
+    streams.push({ organizationId: key.organizationId, stream: streamOf.key(key.keyId), version: key.version, events: decided });
+    archived.push({ keyId: key.keyId, version: key.version + decided.length, archived: reason !== null });
   }
   return { streams, effects: archived.length === 0 ? [] : [archiveRows(archived)] };
 }
 
-function moveOf(
-  event: OrganizationEvent,
-  before: OrganizationState,
-  after: Exclude<OrganizationState, { kind: 'absent' }>,
-): { readonly personId: string; readonly event: PersonEvent } | null {
-  if (event.type === 'MemberAdded') {
-    const { memberId } = event.data;
-    return after.team ? { personId: after.persons.get(memberId) ?? memberId, event: { type: 'TeamJoined', data: { memberId } } } : null;
+type Move = { readonly personId: string; readonly event: PersonEvent };
+
+/** No person moves twice by one decision: somebody is a member of an organization once. */
+function movesOf(event: OrganizationEvent, { before, after }: Membership): readonly Move[] {
+  switch (event.type) {
+    case 'MemberAdded': {
+      const { memberId } = event.data;
+      return after.team ? [{ personId: personIn(after, memberId), event: { type: 'TeamJoined', data: { memberId } } }] : [];
+    }
+    case 'MemberRemoved': {
+      const { memberId } = event.data;
+      return before.kind === 'absent'
+        ? []
+        : [{ personId: personIn(before, memberId), event: { type: 'MembershipEnded', data: { memberId } } }];
+    }
+    case 'OrganizationTeamChanged': {
+      const type = event.data.team ? 'TeamJoined' : 'TeamLeft';
+      return [...after.members.keys()].map((memberId) => ({ personId: personIn(after, memberId), event: { type, data: { memberId } } }));
+    }
+    case 'OrganizationCreated':
+    case 'OrganizationRenamed':
+    case 'PlanChanged':
+    case 'BalanceEnabled':
+    case 'BalanceDisabled':
+    case 'FundsAdded':
+    case 'OrganizationSettingsChanged':
+    case 'MemberRoleChanged':
+      return [];
   }
-  if (event.type !== 'MemberRemoved' || before.kind === 'absent') return null;
-  const { memberId } = event.data;
-  return { personId: before.persons.get(memberId) ?? memberId, event: { type: 'MembershipEnded', data: { memberId } } };
+  return event satisfies never;
 }
 
+function personIn({ persons }: Existing, memberId: string): string {
+  return persons.get(memberId) ?? memberId;
+}
+
+type ArchivedRow = { readonly keyId: string; readonly version: number; readonly archived: boolean };
 type LoadedKey = PersonalKey & { readonly state: KeyState; readonly version: number };
 
 /** All at once: somebody may have thousands. */
@@ -145,7 +195,7 @@ async function loadPersonalKeys(db: Kysely<Tables>, keys: readonly PersonalKey[]
   });
 }
 
-function archiveRows(keys: readonly { readonly keyId: string; readonly version: number; readonly archived: boolean }[]): Effect {
+function archiveRows(keys: readonly ArchivedRow[]): Effect {
   const statement = sql`
     UPDATE api_keys SET archived = f.archived, version = f.version
     FROM appended, unnest(${keys.map((key) => key.keyId)}::uuid[], ${keys.map((key) => key.archived)}::boolean[], ${keys.map((key) => key.version)}::integer[])

@@ -77,7 +77,10 @@ const keyEvents = {
 /** Of a person, each recorded for the organization that it happened in. */
 const personEvents = {
   PersonalKeyAdded: z.object({ keyId: uuid, ownerId: uuid.describe('the member who owns it') }),
-  TeamJoined: z.object({ memberId: uuid.describe('what the person is called in the team') }),
+  TeamJoined: z
+    .object({ memberId: uuid.describe('what the person is called in the team') })
+    .describe('a team, or an organization that has become one'),
+  TeamLeft: z.object({ memberId: uuid }).describe('the organization is no team any more; the membership goes on'),
   MembershipEnded: z.object({ memberId: uuid }),
 };
 
@@ -93,6 +96,7 @@ const organizationEvents = {
       .describe('whoever joins it works with its keys: their personal keys, wherever they are, are archived meanwhile'),
   }),
   OrganizationRenamed: z.object({ name: z.string() }),
+  OrganizationTeamChanged: z.object({ team: z.boolean() }).describe('it became a team, or is none any more: see OrganizationCreated'),
   PlanChanged: z.object({
     plan: z.string(),
     requestsPerSecond: cap.describe('over all keys, in any second; null for no cap'),

@@ -36,6 +36,7 @@ export type OrganizationCommand =
       readonly ownerId: string;
     }
   | { readonly kind: 'rename'; readonly name: string }
+  | { readonly kind: 'change-team'; readonly team: boolean }
   /** `caps` only with ENTERPRISE: the other plans have their own. */
   | { readonly kind: 'change-plan'; readonly plan: PlanName; readonly caps: PlanCaps | null }
   | { readonly kind: 'enable-balance'; readonly fundsMicros: number | null }
@@ -63,6 +64,8 @@ export function decideOrganization(state: OrganizationState, command: Organizati
   switch (command.kind) {
     case 'rename':
       return state.name === command.name ? [] : [{ type: 'OrganizationRenamed', data: { name: command.name } }];
+    case 'change-team':
+      return state.team === command.team ? [] : [{ type: 'OrganizationTeamChanged', data: { team: command.team } }];
     case 'change-plan':
       return decidePlan(state, command.plan, command.caps);
     case 'enable-balance':
@@ -160,6 +163,8 @@ export function evolveOrganization(state: OrganizationState, event: Organization
   switch (event.type) {
     case 'OrganizationRenamed':
       return { ...state, name: event.data.name };
+    case 'OrganizationTeamChanged':
+      return { ...state, team: event.data.team };
     case 'PlanChanged': {
       const { plan, ...caps } = event.data;
       return { ...state, plan, caps };

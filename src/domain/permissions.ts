@@ -8,7 +8,7 @@ export type Role = (typeof ROLES)[number];
  */
 export const PERMISSIONS = {
   'organization:read': 'see the organization, its plan and settings',
-  'organization:write': 'rename the organization and change its settings',
+  'organization:write': 'rename the organization, change its settings, and whether it is a team',
   'organizations:create': 'create further organizations (no role carries it: it is given to a token by name)',
   'plans:write': 'change the plan of any organization (no role carries it: it is given to a token by name)',
   'balance:write':

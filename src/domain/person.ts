@@ -12,7 +12,7 @@ export type PersonState = {
   readonly ended: ReadonlySet<string>;
   /** Every personal key that was ever created, deleted ones included. */
   readonly keys: readonly PersonalKey[];
-  /** How often they joined a team or left an organization: what they agreed to before that holds no more. */
+  /** How often they joined a team, or left one or an organization: what they agreed to before that holds no more. */
   readonly moves: number;
 };
 
@@ -36,11 +36,16 @@ export function evolvePerson(state: PersonState, event: PersonEvent, organizatio
       return { ...state, keys: [...state.keys, { ...event.data, organizationId }] };
     case 'TeamJoined':
       return { ...state, teams: new Set(state.teams).add(event.data.memberId), moves: state.moves + 1 };
+    case 'TeamLeft':
+      return { ...state, teams: without(state.teams, event.data.memberId), moves: state.moves + 1 };
     case 'MembershipEnded': {
-      const teams = new Set(state.teams);
-      teams.delete(event.data.memberId);
+      const teams = without(state.teams, event.data.memberId);
       return { ...state, teams, ended: new Set(state.ended).add(event.data.memberId), moves: state.moves + 1 };
     }
   }
   return event satisfies never;
+}
+
+function without(teams: ReadonlySet<string>, memberId: string): ReadonlySet<string> {
+  return new Set([...teams].filter((id) => id !== memberId));
 }

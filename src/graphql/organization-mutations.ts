@@ -56,6 +56,20 @@ export function addOrganizationMutations(builder: Builder, types: TypeRefs, refu
     }),
     run: (actor, input, { deps }) => deps.organizations.rename(actor, input),
   });
+  addMutation<OrganizationDone>(builder, refusals, {
+    name: 'changeOrganizationTeam',
+    description:
+      'Makes the organization a team, or a team an organization like any other. The personal keys of all its members, in whatever organization, are archived with the answer, or restored where their owner belongs to no other team.',
+    permissions: ['organization:write'],
+    input: (t) => ({ organizationId: t.id({ required: true }), team: t.boolean({ required: true }) }),
+    ids: { organizationId: 'Organization' },
+    refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
+    payload: (t) => ({
+      position: t.field({ type: 'Position', resolve: (done) => done.position }),
+      organization: t.field({ type: types.organization, resolve: (_done, _args, context) => loadOwnOrganization(context) }),
+    }),
+    run: (actor, input, { deps }) => deps.organizations.changeTeam(actor, input),
+  });
   const caps = builder.inputType('PlanCapsInput', {
     description: 'What was agreed with an ENTERPRISE organization; left out or null: no cap.',
     fields: (t) => ({ requestsPerSecond: t.int(), requestsPerMinute: t.int() }),

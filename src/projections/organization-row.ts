@@ -39,7 +39,7 @@ export function writeOrganizationRows(state: Existing, events: readonly Organiza
       ${row.alert_quota_thresholds}::integer[], ${row.alert_expiring_within_days}::integer, ${row.alert_unused_for_days}::integer,
       appended.recorded_at, ${version}::integer
     FROM appended
-    ON CONFLICT (id) DO UPDATE SET name = excluded.name, plan = excluded.plan, requests_per_second = excluded.requests_per_second,
+    ON CONFLICT (id) DO UPDATE SET name = excluded.name, team = excluded.team, plan = excluded.plan, requests_per_second = excluded.requests_per_second,
       requests_per_minute = excluded.requests_per_minute, deletion_policy = excluded.deletion_policy, quota_status = excluded.quota_status,
       public_key_permissions = excluded.public_key_permissions, key_operations_per_hour = excluded.key_operations_per_hour,
       alert_quota_thresholds = excluded.alert_quota_thresholds, alert_expiring_within_days = excluded.alert_expiring_within_days,
@@ -75,6 +75,7 @@ export function writeOrganizationRows(state: Existing, events: readonly Organiza
         ];
       case 'OrganizationCreated':
       case 'OrganizationRenamed':
+      case 'OrganizationTeamChanged':
       case 'BalanceEnabled':
       case 'BalanceDisabled':
       case 'FundsAdded':

@@ -208,6 +208,7 @@ function organizationRows(events: readonly Recorded<OrganizationEvent>[]): reado
       }
       case 'OrganizationCreated':
       case 'OrganizationRenamed':
+      case 'OrganizationTeamChanged':
       case 'OrganizationSettingsChanged':
       case 'PlanChanged':
       case 'BalanceEnabled':

@@ -196,6 +196,13 @@ describe('creating a personal key at the moment of joining a team', () => {
     const joinCode = done(await on.organizations.createJoinCode(alice, { organizationId: team.organizationId })).secret?.reveal();
     done(await on.organizations.addMember(team, { organizationId: team.organizationId, role: 'MEMBER', joinCode }));
   };
+  /** Joins an organization like any other, which then becomes a team. */
+  const byTurning: Join = async (on, alice) => {
+    const founded = done(await on.organizations.create(null, { name: 'Not yet a team' })).result;
+    const owner = member(founded.organizationId, founded.memberId ?? '', 'OWNER');
+    await properly(on, alice, owner);
+    done(await on.organizations.changeTeam(owner, { organizationId: owner.organizationId, team: true }));
+  };
   /** Breaks the rule: archives the keys that it has listed, and doesn't see those that come meanwhile. */
   const byList: Join = async (on, alice, team) => {
     const listed = await on.db.selectFrom('api_keys').select('id').where('owner_id', '=', alice.memberId).execute();
@@ -254,6 +261,12 @@ describe('creating a personal key at the moment of joining a team', () => {
 
   it('3.2 leaves no live personal key, on whatever server', async () => {
     const { alive, made } = await leftAlive(properly, ROUNDS);
+    expect(alive).toBe(0);
+    expect(made).toBeGreaterThan(ROUNDS);
+  }, 60_000);
+
+  it('3.2 leaves none either where the organization becomes a team at that moment', async () => {
+    const { alive, made } = await leftAlive(byTurning, ROUNDS);
     expect(alive).toBe(0);
     expect(made).toBeGreaterThan(ROUNDS);
   }, 60_000);

@@ -42,6 +42,7 @@ const ROOT_FIELDS: Readonly<Record<string, { readonly document: string; readonly
   'Mutation.disableBalance': { document: mutation('disableBalance', '{ organizationId: "x" }'), may: 'OPERATOR' },
   'Mutation.addFunds': { document: mutation('addFunds', '{ organizationId: "x", micros: 1 }'), may: 'OPERATOR' },
   'Mutation.renameOrganization': { document: mutation('renameOrganization', '{ organizationId: "x", name: "x" }'), may: 'OWNER' },
+  'Mutation.changeOrganizationTeam': { document: mutation('changeOrganizationTeam', '{ organizationId: "x", team: true }'), may: 'OWNER' },
   'Mutation.updateOrganizationSettings': {
     document: mutation('updateOrganizationSettings', '{ organizationId: "x", quotaStatus: 401 }'),
     may: 'OWNER',
