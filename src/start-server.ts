@@ -29,6 +29,7 @@ import { loadOrCreatePepper } from './identity/pepper-file.ts';
 import { sealingKeysOf } from './identity/sealing-keys.ts';
 import { createTurns } from './lib/turns.ts';
 import { headPosition } from './ledger/append.ts';
+import { openKeyUses } from './ledger/key-uses.ts';
 import { openTail } from './ledger/tail.ts';
 import { listenForAppends } from './ledger/wake.ts';
 import { assertDurableSettings } from './postgres/boot-checks.ts';
@@ -52,6 +53,8 @@ const EXPIRY_MS = SECOND_MS;
 const HOUSEKEEPING_MS = 60 * SECOND_MS;
 /** Statistics are allowed to lag by so much under load, and are folded so much more cheaply for it. */
 const STATISTICS_PAUSE_MS = 200;
+/** What followers are told is later by so much at most, and at 5,000 requests/s some 250 of them are read together. */
+const LIVE_PAUSE_MS = 50;
 const MAX_PROJECTOR_LAG = 5_000_000;
 const OIDC_TIMEOUT_MS = 5 * SECOND_MS;
 const APPLICATION_NAME = 'keyledger';
@@ -123,8 +126,10 @@ export async function startServer(config: Config, { logger, signal, onProgress }
   acquired.defer(() => expiry.stop());
   const housekeeping = createHousekeepingLoop({ database, intervalMs: HOUSEKEEPING_MS, onError });
   acquired.defer(() => housekeeping.stop());
-  const tail = openTail({ db: database.kysely, pollMs: POLL_MS, onError });
+  const tail = openTail({ db: database.kysely, pollMs: POLL_MS, pauseMs: LIVE_PAUSE_MS, onError });
   acquired.defer(() => tail.close());
+  const keyUses = openKeyUses({ database, pollMs: POLL_MS, pauseMs: LIVE_PAUSE_MS, onError });
+  acquired.defer(() => keyUses.close());
   const deliverer = createDeliverer({
     database,
     peppers,
@@ -161,6 +166,7 @@ export async function startServer(config: Config, { logger, signal, onProgress }
     config: clientConfig(connection),
     onWake: () => {
       tail.wake();
+      keyUses.wake();
       projector.wake();
       alerting.wake();
     },
@@ -182,6 +188,7 @@ export async function startServer(config: Config, { logger, signal, onProgress }
     windows: (keyNumbers) => readWindows(database.kysely, keyNumbers),
     onStatisticsRead: () => projector.hurry(),
     tail,
+    keyUses,
     authenticate,
     config: { allowedOrigins: config.allowedOrigins, maxBodyBytes: config.maxBodyBytes, graphiql: true },
     logger,

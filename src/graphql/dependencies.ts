@@ -10,6 +10,7 @@ import type { OrganizationCommands } from '../commands/organization-commands.ts'
 import type { ProfileCommands } from '../commands/profile-commands.ts';
 import type { TokenCommands } from '../commands/token-commands.ts';
 import type { Authenticate } from '../identity/authenticate.ts';
+import type { KeyUses } from '../ledger/key-uses.ts';
 import type { Tail } from '../ledger/tail.ts';
 import type { Database } from '../postgres/pool.ts';
 import type { WebhookCommands } from '../webhooks/webhook-commands.ts';
@@ -32,6 +33,7 @@ export type GraphqlDependencies = {
   /** Statistics were read, so that somebody waits for them to follow the log closely. */
   readonly onStatisticsRead?: () => void;
   readonly tail: Tail;
+  readonly keyUses: KeyUses;
   readonly authenticate: Authenticate;
   readonly config: {
     /** Origins that a browser may come from, beside the server's own; `*` for all. */

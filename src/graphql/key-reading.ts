@@ -69,6 +69,15 @@ export async function loadKeys(db: Kysely<Tables>, actor: Actor, ids: readonly s
   return ids.map((id) => found.get(id) ?? null);
 }
 
+/** The same by their numbers. */
+export async function loadKeysByNumber(db: Kysely<Tables>, actor: Actor, numbers: readonly number[]): Promise<readonly (KeyRow | null)[]> {
+  if (numbers.length === 0) return [];
+  const { rows } =
+    await sql<KeyRow>`SELECT ${COLUMNS} FROM api_keys k WHERE k.number = ANY(${[...numbers]}::integer[]) AND ${visible(actor)}`.execute(db);
+  const found = new Map(rows.map((row) => [row.number, row]));
+  return numbers.map((number) => found.get(number) ?? null);
+}
+
 export type KeyPageRequest = {
   readonly filter: KeyFilter;
   readonly order: KeyOrder;

@@ -5,11 +5,11 @@ import {
   validateSubscriptionArgs,
   type ExecutionArgs,
   type ExecutionResult,
+  type ValidatedSubscriptionArgs,
 } from 'graphql';
 import type { Logger } from 'pino';
 
-import { cancellable } from '../lib/cancellable.ts';
-import { takeTurns } from '../lib/take-turns.ts';
+import { takeTurns, type TakeTurn } from '../lib/take-turns.ts';
 import { toClientError, unauthenticated } from './client-error.ts';
 import { createContext, type GraphqlContext, type Session } from './context.ts';
 import type { Sessions } from './sessions.ts';
@@ -40,43 +40,97 @@ export function createSubscribe(sessions: Sessions, logger: Logger): { readonly 
       const source = await createSourceEventStream(validated);
       if (!(Symbol.asyncIterator in source)) return failed(opened, source.errors ?? [], logger);
       const updates = source[Symbol.asyncIterator]() as AsyncGenerator<unknown, void, undefined>;
-      return cancellable((signal) => deliver(updates, signal), caller.disconnected);
-
-      async function* deliver(
-        iterator: AsyncGenerator<unknown, void, undefined>,
-        signal: AbortSignal,
-      ): AsyncGenerator<ExecutionResult, void, undefined> {
-        const stop = (): void => void iterator.return();
-        signal.addEventListener('abort', stop, { once: true });
-        open++;
-        try {
-          for (;;) {
-            const update = await iterator.next();
-            if (update.done === true) break;
-            if (!('schema' in validated)) return;
-            const turn = takeTurn();
-            if (turn !== undefined) await turn;
-            if (signal.aborted) break;
-            const result = await executeSubscriptionEvent({ ...validated, rootValue: update.value, contextValue: createContext(context) });
-            yield result.errors === undefined ? result : { ...result, errors: result.errors.map((error) => toClientError(error, logger)) };
-          }
-          const reason: unknown = session?.signal.reason;
-          if (session?.signal.aborted === true && reason instanceof GraphQLError) yield { errors: [reason] };
-        } catch (error) {
-          yield { errors: [toClientError(error, logger)] };
-        } finally {
-          open--;
-          signal.removeEventListener('abort', stop);
-          opened?.release();
-          await iterator.return();
-        }
-      }
+      open++;
+      return deliver(updates, { args: validated, context, session, disconnected: caller.disconnected, takeTurn, logger }, () => {
+        open--;
+        opened?.release();
+      });
     } catch (error) {
       opened?.release();
       throw error;
     }
   };
   return { subscribe, open: () => open };
+}
+
+type Delivery = {
+  readonly args: ValidatedSubscriptionArgs;
+  readonly context: GraphqlContext;
+  readonly session: Session | null;
+  readonly disconnected: AbortSignal | undefined;
+  readonly takeTurn: TakeTurn;
+  readonly logger: Logger;
+};
+
+/**
+ * The results of a subscription, one for each update that is pulled from its source. By hand and not as a generator: there are thousands of them, and what each
+ * update costs is paid as often as the keys of this server are used. `onEnd` is called once, whoever ends it: the source, its reader, or a disconnection.
+ */
+function deliver(
+  updates: AsyncGenerator<unknown, void, undefined>,
+  { args, context, session, disconnected, takeTurn, logger }: Delivery,
+  onEnd: () => void,
+): AsyncGenerator<ExecutionResult, void, undefined> {
+  const DONE = { done: true, value: undefined } as const;
+  let ended = false;
+
+  function end(): void {
+    if (ended) return;
+    ended = true;
+    disconnected?.removeEventListener('abort', end);
+    onEnd();
+    updates.return().catch((error: unknown) => toClientError(error, logger));
+  }
+
+  function last(...errors: readonly GraphQLError[]): IteratorResult<ExecutionResult, void> {
+    end();
+    return { done: false, value: { errors } };
+  }
+
+  async function next(): Promise<IteratorResult<ExecutionResult, void>> {
+    if (ended) return DONE;
+    try {
+      const update = await updates.next();
+      if (ended) return DONE;
+      if (update.done === true) {
+        const reason: unknown = session?.signal.reason;
+        if (session?.signal.aborted === true && reason instanceof GraphQLError) return last(reason);
+        end();
+        return DONE;
+      }
+      const turn = takeTurn();
+      if (turn !== undefined) await turn;
+      if (ended) return DONE;
+      const result = await executeSubscriptionEvent({ ...args, rootValue: update.value, contextValue: createContext(context) });
+      if (ended) return DONE;
+      const value =
+        result.errors === undefined ? result : { ...result, errors: result.errors.map((error) => toClientError(error, logger)) };
+      return { done: false, value };
+    } catch (error) {
+      if (ended) return DONE;
+      return last(toClientError(error, logger));
+    }
+  }
+
+  if (disconnected?.aborted === true) end();
+  else disconnected?.addEventListener('abort', end, { once: true });
+  return {
+    next,
+    async return() {
+      end();
+      return DONE;
+    },
+    async throw(error) {
+      end();
+      throw error;
+    },
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+    async [Symbol.asyncDispose]() {
+      end();
+    },
+  };
 }
 
 function failed(opened: Session | null, errors: readonly GraphQLError[], logger: Logger): ExecutionResult {

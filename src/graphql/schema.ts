@@ -12,6 +12,7 @@ import { createBuilder } from './builder.ts';
 import { addEnums } from './enums.ts';
 import { addImport } from './import.ts';
 import { addKeyStreams } from './key-streams.ts';
+import { addKeyUseStream } from './key-use-stream.ts';
 import { addLedgerEvent } from './ledger-event.ts';
 import { addMember } from './member.ts';
 import { addRefusalTypes } from './mutation-result.ts';
@@ -52,6 +53,7 @@ export function buildSchema(): GraphQLSchema {
   const keyInputs = addApiKeyMutations(builder, enums, types, refusals);
   addImport(builder, { enums, types, refusals, keyInputs });
   addKeyStreams(builder, enums, types);
+  addKeyUseStream(builder, types);
   const settings = addOrganizationSettings(builder, types, refusals);
   const caps = addPlanCaps(builder);
   const profiles = addProfile(builder, types, actor, refusals);

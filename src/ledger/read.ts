@@ -47,17 +47,36 @@ type Row = {
   readonly data: string;
 };
 
+/** Whether a filter may admit usage events, which are nearly all that a busy log gets. */
+export function admitsUsage({ types }: LogFilter): boolean {
+  return types === undefined || types.some((type) => USAGE_TYPES.includes(type));
+}
+
 /** Reads the log in order of position. Both kinds of row are read up to the limit and merged, so that neither scans past what is asked for. */
 export async function readLog(db: Kysely<Tables>, filter: LogFilter, range: LogRange): Promise<readonly LedgerEntry[]> {
-  const wantsUsage = filter.types === undefined || filter.types.some((type) => USAGE_TYPES.includes(type));
   const wantsLifecycle = filter.types === undefined || filter.types.some((type) => !USAGE_TYPES.includes(type));
   // The head bounds both reads, which take their snapshots one after the other: what is appended between them belongs to the next page.
   const upTo = range.upTo ?? (await snapshotHead(db));
   const [lifecycle, usage] = await Promise.all([
     wantsLifecycle ? readLifecycle(db, filter, { ...range, upTo }) : [],
-    wantsUsage ? readUsage(db, filter, { ...range, upTo }) : [],
+    admitsUsage(filter) ? readUsage(db, filter, { ...range, upTo }) : [],
   ]);
   return mergeByPosition(lifecycle, usage).slice(0, range.limit);
+}
+
+export type LifecyclePage = { readonly entries: readonly LedgerEntry[]; readonly readTo: bigint; readonly head: bigint };
+
+/** All but the usage events after a position: how far that goes, and the head, in one statement and so of one moment. */
+export async function readLifecyclePage(db: Kysely<Tables>, after: bigint, limit: number): Promise<LifecyclePage> {
+  const { rows } = await sql<{ head: bigint } & (Row | { readonly position: null })>`
+    SELECT h.head, e.position, e.organization_id, e.stream, e.type, e.actor, e.recorded_at, e.data::text AS data
+    FROM (SELECT head_position() AS head) AS h LEFT JOIN LATERAL (
+      SELECT * FROM events WHERE position > ${after}::bigint ORDER BY position LIMIT ${limit}) AS e ON true
+    ORDER BY e.position`.execute(db);
+  const head = rows[0]?.head ?? after;
+  const entries = rows.flatMap((row) => (row.position === null ? [] : [toEntry(row)]));
+  const last = entries.at(-1);
+  return { entries, head, readTo: entries.length === limit && last !== undefined ? last.position : head };
 }
 
 async function snapshotHead(db: Kysely<Tables>): Promise<bigint> {

@@ -1,15 +1,17 @@
-import type { LedgerEntry, LogFilter } from './read.ts';
+import { admitsUsage, type LedgerEntry, type LogFilter } from './read.ts';
 import type { LogPage } from './tail.ts';
 import { topicsOfEntry, topicsOfFilter } from './topics.ts';
 
-/** The newest entries of the log in memory: positions `floor + 1 … head`, without a hole. */
+/** The newest entries of the log in memory: positions `floor + 1 … head`, without a hole but for usage events that nobody followed when they came. */
 export type RecentEntries = {
   head(): bigint;
   /** Forgets everything and starts anew behind a position. */
   restart(head: bigint): void;
   /** Adds entries that follow the head; drops the oldest above the capacity. Throws where they don't follow. Answers the topics that they have. */
   add(entries: readonly LedgerEntry[]): Iterable<string>;
-  /** What the filter admits after a position; null where that lies below the floor and the database has to answer. */
+  /** Adds what came up to a position but for usage events. */
+  addLifecycle(entries: readonly LedgerEntry[], readTo: bigint): Iterable<string>;
+  /** What the filter admits after a position; null where that is not held here and the database has to answer. */
   after(position: bigint, filter: LogFilter, limit: number): LogPage | null;
 };
 
@@ -20,14 +22,41 @@ export function createRecentEntries(capacity: number, start: bigint): RecentEntr
   /** Oldest first. */
   let chunks: Chunk[] = [];
   let size = 0;
+  let floor = start;
   let head = start;
+  /** From here on usage events are held, too. */
+  let usageFloor = start;
+
+  function push(entries: readonly LedgerEntry[], readTo: bigint): Iterable<string> {
+    const byTopic = new Map<string, LedgerEntry[]>();
+    for (const entry of entries) {
+      for (const topic of topicsOfEntry(entry)) {
+        const found = byTopic.get(topic);
+        if (found === undefined) byTopic.set(topic, [entry]);
+        else found.push(entry);
+      }
+    }
+    head = readTo;
+    if (entries.length === 0) return [];
+    chunks.push({ head, size: entries.length, byTopic });
+    size += entries.length;
+    // Whole chunks go, and never the newest one.
+    for (let oldest = chunks[0]; oldest !== undefined && chunks.length > 1 && size > capacity; oldest = chunks[0]) {
+      chunks.shift();
+      size -= oldest.size;
+      floor = oldest.head;
+    }
+    return byTopic.keys();
+  }
 
   return {
     head: () => head,
     restart(position) {
       chunks = [];
       size = 0;
+      floor = position;
       head = position;
+      usageFloor = position;
     },
     add(more) {
       const first = more[0];
@@ -38,26 +67,14 @@ export function createRecentEntries(capacity: number, start: bigint): RecentEntr
           `The log has a hole: after position ${head} came ${more.length} events from ${first.position} to ${last.position}.`,
         );
       }
-      const byTopic = new Map<string, LedgerEntry[]>();
-      for (const entry of more) {
-        for (const topic of topicsOfEntry(entry)) {
-          const found = byTopic.get(topic);
-          if (found === undefined) byTopic.set(topic, [entry]);
-          else found.push(entry);
-        }
-      }
-      chunks.push({ head: last.position, size: more.length, byTopic });
-      size += more.length;
-      head = last.position;
-      // Whole chunks go, and never the newest one.
-      for (let oldest = chunks[0]; oldest !== undefined && chunks.length > 1 && size > capacity; oldest = chunks[0]) {
-        chunks.shift();
-        size -= oldest.size;
-      }
-      return byTopic.keys();
+      return push(more, last.position);
+    },
+    addLifecycle(more, readTo) {
+      usageFloor = readTo;
+      return push(more, readTo);
     },
     after(position, filter, limit) {
-      if (position < head - BigInt(size)) return null;
+      if (position < floor || (position < usageFloor && admitsUsage(filter))) return null;
       const topics = topicsOfFilter(filter);
       const matching: LedgerEntry[] = [];
       let from = chunks.length;

@@ -5,7 +5,7 @@ import { createWaker } from '../lib/waker.ts';
 import { cancellable } from '../lib/cancellable.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { headPosition } from './append.ts';
-import { readLog, type LedgerEntry, type LogFilter } from './read.ts';
+import { admitsUsage, readLifecyclePage, readLog, type LedgerEntry, type LogFilter } from './read.ts';
 import { createRecentEntries } from './recent-entries.ts';
 import { createWaitingFollowers } from './waiting-followers.ts';
 
@@ -30,7 +30,8 @@ export type FollowOptions = {
 
 /**
  * The log as it grows, for any number of followers. One reader a server reads each new event once and keeps the newest; followers pull at their own pace,
- * so a slow one costs nothing and none is ever sent something that it would have to buffer. While nobody follows, nothing is read.
+ * so a slow one costs nothing and none is ever sent something that it would have to buffer. While nobody follows, nothing is read; while nobody follows usage
+ * events, those are not.
  */
 export type Tail = {
   /** Pages of entries in order, without loss or repetition, until the signal fires, `return()` is called or the tail closes. Pages can be empty. */
@@ -44,17 +45,31 @@ export type TailOptions = {
   readonly db: Kysely<Tables>;
   /** How often to look without having been woken. */
   readonly pollMs: number;
+  /** The least time between two reads, so that under load each takes many events together. */
+  readonly pauseMs?: number;
   readonly onError: (error: Error) => void;
 };
 
-export function openTail({ db, pollMs, onError }: TailOptions): Tail {
+export function openTail({ db, pollMs, pauseMs = 0, onError }: TailOptions): Tail {
   const closing = new AbortController();
   const recent = createRecentEntries(RECENT_ENTRIES, 0n);
   let followers = 0;
+  let usageFollowers = 0;
   const waker = createWaker(closing.signal);
   const waiting = createWaitingFollowers();
 
   async function readNew(): Promise<void> {
+    while (usageFollowers === 0) {
+      const from = recent.head();
+      const { entries, readTo, head } = await readLifecyclePage(db, from, PAGE);
+      if (recent.head() !== from) continue; // the last follower left and a new one came meanwhile
+      if (readTo > from) {
+        waiting.wake(recent.addLifecycle(entries, readTo), from);
+        // Who came for usage events while this was read has to look for itself.
+        waiting.wakeForUsage(from);
+      }
+      if (readTo >= head) return;
+    }
     for (;;) {
       const head = await headPosition(db);
       if (head <= recent.head()) return;
@@ -74,6 +89,7 @@ export function openTail({ db, pollMs, onError }: TailOptions): Tail {
         if (closing.signal.aborted) return;
         onError(error as Error);
       }
+      if (pauseMs > 0) await sleep(pauseMs, undefined, { signal: closing.signal }).catch(() => undefined);
       await waker.next(pollMs);
     }
   }
@@ -87,11 +103,16 @@ export function openTail({ db, pollMs, onError }: TailOptions): Tail {
   }
 
   async function* follow(from: bigint | 'now', filter: LogFilter, signal: AbortSignal): AsyncGenerator<LogPage, void, undefined> {
-    const head = await join();
+    const usage = admitsUsage(filter) ? 1 : 0;
+    usageFollowers += usage;
+    let joined = 0;
     try {
+      const head = await join();
+      joined = 1;
       yield* pages(from === 'now' ? head : from, filter, signal);
     } finally {
-      followers--;
+      followers -= joined;
+      usageFollowers -= usage;
     }
   }
 

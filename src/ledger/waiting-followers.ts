@@ -1,4 +1,4 @@
-import type { LogFilter } from './read.ts';
+import { admitsUsage, type LogFilter } from './read.ts';
 import { topicsOfFilter } from './topics.ts';
 
 /** A follower of the log that can wait for what concerns it. */
@@ -20,16 +20,32 @@ export type WaitingFollowers = {
   join(filter: LogFilter, signal: AbortSignal): WaitingFollower;
   /** Something with these topics came behind a position. */
   wake(topics: Iterable<string>, after: bigint): void;
+  /** Usage events may have come behind a position. */
+  wakeForUsage(after: bigint): void;
 };
+
+/** A topic of those who follow usage events, whichever. */
+const USAGE = 'usage';
 
 type Waiter = { resolve: ((after: bigint | null) => void) | null };
 
 export function createWaitingFollowers(): WaitingFollowers {
   const byTopic = new Map<string, Set<Waiter>>();
+
+  function wake(topics: Iterable<string>, after: bigint): void {
+    for (const topic of topics) {
+      for (const waiter of byTopic.get(topic) ?? []) {
+        const { resolve } = waiter;
+        waiter.resolve = null;
+        resolve?.(after);
+      }
+    }
+  }
+
   return {
     join(filter, signal) {
       const waiter: Waiter = { resolve: null };
-      const topics = topicsOfFilter(filter);
+      const topics = [...topicsOfFilter(filter), ...(admitsUsage(filter) ? [USAGE] : [])];
       for (const topic of topics) {
         const waiters = byTopic.get(topic);
         if (waiters === undefined) byTopic.set(topic, new Set([waiter]));
@@ -60,14 +76,7 @@ export function createWaitingFollowers(): WaitingFollowers {
         },
       };
     },
-    wake(topics, after) {
-      for (const topic of topics) {
-        for (const waiter of byTopic.get(topic) ?? []) {
-          const { resolve } = waiter;
-          waiter.resolve = null;
-          resolve?.(after);
-        }
-      }
-    },
+    wake,
+    wakeForUsage: (after) => wake([USAGE], after),
   };
 }

@@ -12,6 +12,7 @@ import { encodeGlobalId } from '../../src/graphql/global-id.ts';
 import type { GraphqlLimits } from '../../src/graphql/limits.ts';
 import { createGraphqlServer } from '../../src/graphql/server.ts';
 import { createAuthenticate } from '../../src/identity/authenticate.ts';
+import { openKeyUses } from '../../src/ledger/key-uses.ts';
 import { openTail, type Tail } from '../../src/ledger/tail.ts';
 import { done, openTestLedger } from '../support/ledger.ts';
 
@@ -50,6 +51,7 @@ export async function openTestGraphql(options: Options = {}) {
     webhookAllowPrivate: options.webhookAllowPrivate ?? [],
   });
   const counted = countFollowers(openTail({ db: ledger.db, pollMs: 20, onError: (error) => ledger.errors.push(error) }));
+  const keyUses = openKeyUses({ database: ledger.database, pollMs: 20, pauseMs: 1, onError: (error) => ledger.errors.push(error) });
   const logLines: string[] = [];
   const graphql = createGraphqlServer({
     database: ledger.database,
@@ -64,6 +66,7 @@ export async function openTestGraphql(options: Options = {}) {
     admission: options.admission?.(ledger.admission) ?? ledger.admission,
     windows: (numbers) => readWindows(ledger.db, numbers),
     tail: counted.tail,
+    keyUses,
     authenticate: createAuthenticate({ db: ledger.db, oidc: null }),
     config: {
       allowedOrigins: options.allowedOrigins ?? [],
@@ -107,7 +110,8 @@ export async function openTestGraphql(options: Options = {}) {
     logLines,
     organizationId: encodeGlobalId('Organization', ledger.organization.id),
     ownerToken: owner.token,
-    followers: counted.followers,
+    /** Of the log and of the uses of keys. */
+    followers: () => counted.followers() + keyUses.followers(),
     /** Events that all followers together have taken from the tail. */
     pulled: counted.pulled,
     tail: counted.tail,
@@ -148,6 +152,7 @@ export async function openTestGraphql(options: Options = {}) {
         http.closeAllConnections();
       });
       await counted.tail.close();
+      await keyUses.close();
       await ledger.close();
     },
   };

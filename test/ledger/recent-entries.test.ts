@@ -61,6 +61,20 @@ test('a hole in the log is refused', () => {
   expect(() => recent.add([entryAt(7, random)])).toThrow(/hole/);
 });
 
+test('usage events that were passed over are asked of the database, all else is found here', () => {
+  const recent = createRecentEntries(10, 0n);
+  const random = seededRandom(1);
+  const renamed = { ...entryAt(2, random), type: 'Updated' } as const;
+  recent.addLifecycle([renamed], 3n);
+  expect(recent.head()).toBe(3n);
+  expect(recent.after(0n, { types: ['Updated'] }, 10)).toEqual({ entries: [renamed], readTo: 3n });
+  for (const filter of [{}, { types: ['UsageRecorded'] }, { streams: [renamed.stream] }] as const)
+    expect(recent.after(2n, filter, 10)).toBeNull();
+  const used = { ...entryAt(4, random), type: 'UsageRecorded' } as const;
+  recent.add([used]);
+  expect(recent.after(3n, { types: ['UsageRecorded'] }, 10)).toEqual({ entries: [used], readTo: 4n });
+});
+
 test('a follower waits until something comes that concerns it, and is told in front of what', async () => {
   const followers = createWaitingFollowers();
   const recent = createRecentEntries(100, 0n);

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
+import { headPosition } from '../../src/ledger/append.ts';
 import { readLog, type LedgerEntry } from '../../src/ledger/read.ts';
 import { openTail, type LogPage, type Tail } from '../../src/ledger/tail.ts';
 import { listenForAppends } from '../../src/ledger/wake.ts';
@@ -67,6 +68,33 @@ describe('following the log', () => {
       expect(fromMemory.map((entry) => entry.type)).toEqual(['UsageRecorded', 'Deactivated']);
       expect(await readLog(ledger.db, filter, { after, limit: 100 })).toEqual(fromMemory);
     });
+  });
+
+  it('tells who comes for usage all of it, though the reader has passed it over so far', async () => {
+    const { secret } = await ledger.newKey();
+    const filter = { types: ['UsageRecorded'] } as const;
+    await withTail(1, async (tail) => {
+      const quiet = tail.follow({ after: 'now', filter: { types: ['Deactivated'] } });
+      const nothing = quiet.next();
+      let using = true;
+      const users = Array.from({ length: 4 }, async () => {
+        while (using) await ledger.verify(secret);
+      });
+      for (let round = 0; round < 40; round++) {
+        const after = (await headPosition(ledger.db)) - 3n;
+        const told = await take(tail.follow({ after: round % 2 === 0 ? after : 'now', filter }), 6);
+        const first = told[0]?.position ?? 0n;
+        // One that begins at a position begins with the first after it; one that begins now misses nothing behind its first.
+        const from = round % 2 === 0 ? after : first - 1n;
+        const positions = (await readLog(ledger.db, filter, { after: from, limit: told.length })).map(({ position }) => position);
+        expect(told.map(({ position }) => position)).toEqual(positions);
+      }
+      using = false;
+      await Promise.all(users);
+      await quiet.return();
+      await nothing;
+    });
+    expect(ledger.errors).toEqual([]);
   });
 
   it('ends at once when its reader leaves a quiet stream', async () => {
