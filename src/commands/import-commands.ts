@@ -20,6 +20,7 @@ import { requirePermission } from './authorization.ts';
 import { importKeysSchema, type ImportedKey } from './import-input.ts';
 import { parseInput } from './input.ts';
 import { loadKey } from './key-commands.ts';
+import { newKeyIdentities, type KeyIdentity } from './key-identity.ts';
 import { operationsUnder, readKeyPolicy } from './key-policy.ts';
 import { bindPersonalKeys, isUnbindable, type Unbindable } from './personal-keys.ts';
 
@@ -50,7 +51,7 @@ export function createImportCommands(context: CommandContext & { readonly keyOpe
         lookupId: newLookupId(randomBytes(32)),
         durable: importedVerifier(Buffer.from(key.hash, 'hex')),
       }));
-      let identities: readonly Identity[] | undefined;
+      let identities: readonly KeyIdentity[] | undefined;
       try {
         return await runCommand<ImportResult>(context, {
           actorId,
@@ -61,7 +62,7 @@ export function createImportCommands(context: CommandContext & { readonly keyOpe
             const policy = await readKeyPolicy(db, organizationId);
             const refused = (await findTaken(db, organizationId, keys)) ?? (await findMissingProfile(db, organizationId, keys));
             if (refused !== null) return refused;
-            identities ??= await newIdentities(db, keys.length);
+            identities ??= await newKeyIdentities(db, keys.length);
             const streams: StreamAppend[] = [];
             const rows: ImportedKeyRow[] = [];
             for (const [index, identity] of identities.entries()) {
@@ -141,14 +142,6 @@ export function createImportCommands(context: CommandContext & { readonly keyOpe
       });
     },
   };
-}
-
-type Identity = { readonly keyId: string; readonly number: number };
-
-async function newIdentities(db: Kysely<Tables>, count: number): Promise<readonly Identity[]> {
-  const { rows } = await sql<Identity>`
-    SELECT uuidv7() AS "keyId", nextval('api_key_numbers')::integer AS number FROM generate_series(1, ${count}::integer)`.execute(db);
-  return rows;
 }
 
 /** The first key of an import whose name or hash is there already. */

@@ -1,17 +1,14 @@
-import { randomBytes } from 'node:crypto';
-import { sql, type Kysely, type RawBuilder } from 'kysely';
+import type { Kysely } from 'kysely';
 
-import type { Actor } from '../domain/actor.ts';
-import { SYSTEM_ACTOR_ID } from '../domain/actor.ts';
-import { ABSENT_KEY, decideKey, evolveKey, type KeyCommand, type KeyState, type SecretFacts } from '../domain/api-key.ts';
+import { SYSTEM_ACTOR_ID, type Actor } from '../domain/actor.ts';
+import { ABSENT_KEY, decideKey, evolveKey, type KeyCommand, type KeyState } from '../domain/api-key.ts';
 import { parseEvent, streamOf, type KeyEvent, type KeySettings } from '../domain/event.ts';
-import { formatKey, maskKey, newLookupId, type KeyType } from '../domain/key-format.ts';
 import { isRefusal, refusal, type Refusal } from '../domain/refusals.ts';
-import { fingerprint, type Argon2Verifiers } from '../identity/argon2-verifier.ts';
-import { fastVerifier, type Peppers } from '../identity/pepper.ts';
+import type { Argon2Verifiers } from '../identity/argon2-verifier.ts';
+import type { Peppers } from '../identity/pepper.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { Secret } from '../lib/secret.ts';
-import { isForeignKeyViolation, isUniqueViolation, type Effect } from '../ledger/append.ts';
+import { isForeignKeyViolation, isUniqueViolation } from '../ledger/append.ts';
 import { runCommand, type CommandContext, type Decision, type Outcome } from '../ledger/run-command.ts';
 import { loadStream } from '../ledger/stream.ts';
 import type { Tables } from '../postgres/tables.ts';
@@ -20,9 +17,12 @@ import { writeKeyRow } from '../projections/key-row.ts';
 import { newWindowRows } from '../projections/window-rows.ts';
 import { requireKeyWrite, requirePermission } from './authorization.ts';
 import { parseInput } from './input.ts';
+import { newKeyIdentity, type KeyIdentity } from './key-identity.ts';
 import { operationsUnder, readKeyPolicy, readUse, type KeyPolicy } from './key-policy.ts';
+import { mintSecret, type MintedSecret } from './mint-secret.ts';
 import { bindPersonalKeys, isUnbindable, refuseOwnKey } from './personal-keys.ts';
 import { createKeySchema, deleteKeySchema, keyIdSchema, regenerateKeySchema, updateKeySchema } from './key-input.ts';
+import { verifierEffects } from './verifier-effects.ts';
 
 export type KeyResult = { readonly keyId: string };
 
@@ -45,17 +45,8 @@ export type KeyCommandContext = CommandContext & {
   readonly keyOperationsPerHour: number | null;
 };
 
-/** A fresh secret with both verifiers, made once a command however often it is decided. */
-type NewSecret = {
-  readonly secret: Secret;
-  readonly facts: SecretFacts;
-  readonly argon2: string;
-  readonly pepperId: string;
-  readonly mac: Buffer;
-};
-
 /** A command made for the state of its key, with what else it was made on. */
-type Prepared = { readonly command: KeyCommand; readonly minted?: NewSecret; readonly under?: Under };
+type Prepared = { readonly command: KeyCommand; readonly minted?: MintedSecret; readonly under?: Under };
 type Under = Pick<Decision<KeyResult>, 'decidedOn' | 'keyOperationsPerHour'>;
 
 const FOLD = { initial: ABSENT_KEY, parse: parseEvent.key, evolve: evolveKey };
@@ -67,19 +58,6 @@ export function loadKey(db: Kysely<Tables>, organizationId: string, keyId: strin
 
 export function createKeyCommands(context: KeyCommandContext): KeyCommands {
   const { db } = context;
-
-  async function newSecret(type: KeyType): Promise<NewSecret> {
-    const lookupId = newLookupId(randomBytes(32));
-    const secret = formatKey(type, lookupId, randomBytes(32));
-    const argon2 = await context.argon2.hash(secret.reveal());
-    return {
-      secret,
-      facts: { lookupId, masked: maskKey(secret), verifierFingerprint: fingerprint(argon2) },
-      argon2,
-      pepperId: context.peppers.current.id,
-      mac: fastVerifier(context.peppers.current, secret.reveal()),
-    };
-  }
 
   /** Runs a command on a key that exists: load, authorize by its owner, decide, write its row and verifiers. */
   async function change(
@@ -123,7 +101,7 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
     const ownerId = personal && actor.kind === 'member' ? actor.memberId : null;
     if (personal && ownerId === null) return refusal('INVALID_INPUT', "A service has no personal keys; leave 'personal' out", 'personal');
     requireKeyWrite(actor, ownerId);
-    let minted: NewSecret | undefined;
+    let minted: MintedSecret | undefined;
     let identity: KeyIdentity | undefined;
     return refuseByTables(
       runCommand<KeyResult>(context, {
@@ -133,8 +111,8 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
         idempotencyKey,
         decide: async (now) => {
           const policy = await readKeyPolicy(db, organizationId);
-          minted ??= await newSecret(type);
-          identity ??= await newIdentity(db);
+          minted ??= await mintSecret(context, type);
+          identity ??= await newKeyIdentity(db);
           const { publicPermissions } = policy;
           const command: KeyCommand = { kind: 'create', ...identity, type, ownerId, settings, secret: minted.facts, publicPermissions };
           const events = decideKey(ABSENT_KEY, command, now);
@@ -170,11 +148,11 @@ export function createKeyCommands(context: KeyCommandContext): KeyCommands {
       const input = parseInput(regenerateKeySchema, raw);
       if (!input.ok) return input.refusal;
       const { id, overlapUntil, idempotencyKey } = input.value;
-      let minted: NewSecret | undefined;
+      let minted: MintedSecret | undefined;
       const request = { operation: 'regenerateApiKey', input: { id, overlapUntil }, idempotencyKey };
       return change(actor, { organizationId: actor.organizationId, keyId: id }, request, async (state) => {
         if (state.kind === 'absent') return refusal('NOT_FOUND', 'There is no such key in your organization', 'id');
-        minted ??= await newSecret(state.type);
+        minted ??= await mintSecret(context, state.type);
         return {
           command: { kind: 'regenerate', secret: minted.facts, overlapUntil: overlapUntil === null ? null : new Date(overlapUntil) },
           minted,
@@ -225,7 +203,7 @@ function decided(facts: {
   readonly state: KeyState;
   readonly version: number;
   readonly events: readonly KeyEvent[];
-  readonly minted: NewSecret | undefined;
+  readonly minted: MintedSecret | undefined;
 }): Decision<KeyResult> {
   const { actorId, organizationId, version, events, minted } = facts;
   const state = events.reduce(evolveKey, facts.state);
@@ -246,54 +224,6 @@ function decided(facts: {
   };
 }
 
-function verifierEffects(key: KeyIdentity, event: KeyEvent, minted: NewSecret | undefined): readonly Effect[] {
-  const { keyId } = key;
-  switch (event.type) {
-    case 'KeyCreated':
-      return [newVerifier(key, minted, sql`appended`)];
-    case 'Regenerated': {
-      // The insert reads from the statement that retires the old secret, so that it runs after it: only one verifier a key is current.
-      const retire =
-        event.data.overlapUntil === null
-          ? sql`DELETE FROM key_verifiers USING appended WHERE key_id = ${keyId}::uuid RETURNING 1`
-          : sql`
-              UPDATE key_verifiers SET current = false, expires_at = ${event.data.overlapUntil}::timestamptz
-              FROM appended WHERE key_id = ${keyId}::uuid AND current RETURNING 1`;
-      return [
-        { name: 'retired_verifiers', statement: retire },
-        newVerifier(key, minted, sql`appended, (SELECT count(*) FROM retired_verifiers) AS retired`),
-      ];
-    }
-    case 'Deleted':
-      return [
-        { name: 'erased_verifiers', statement: sql`DELETE FROM key_verifiers USING appended WHERE key_id = ${keyId}::uuid` },
-        {
-          name: 'erased_secrets',
-          statement: sql`UPDATE idempotency SET sealed_secret = NULL FROM appended WHERE subject_id = ${keyId}::uuid AND sealed_secret IS NOT NULL`,
-        },
-      ];
-    case 'KeyImported':
-    case 'VerifierReplaced':
-      throw new Error(`${event.type} is appended by src/commands/import-commands.ts alone.`);
-    case 'Updated':
-    case 'Activated':
-    case 'Deactivated':
-    case 'Expired':
-    case 'Archived':
-    case 'Restored':
-      return [];
-  }
-  return event satisfies never;
-}
-
-function newVerifier(key: KeyIdentity, minted: NewSecret | undefined, from: RawBuilder<unknown>): Effect {
-  if (minted === undefined) throw new Error('A new secret was decided on without one having been made.');
-  const statement = sql`
-    INSERT INTO key_verifiers (lookup_id, key_id, key, argon2, pepper_id, mac, current, created_at)
-    SELECT ${minted.facts.lookupId}, ${key.keyId}::uuid, ${key.number}::integer, ${minted.argon2}, ${minted.pepperId}, ${minted.mac}::bytea, true, appended.recorded_at FROM ${from}`;
-  return { name: 'new_verifier', statement };
-}
-
 /** Null from GraphQL clears what can be cleared, and for the rest means "leave it". */
 function clearable(given: { readonly [Name in keyof KeySettings]?: KeySettings[Name] | null | undefined }): Partial<KeySettings> {
   const nullable = new Set(['expiresAt', 'profileId', 'rotateEveryDays']);
@@ -312,16 +242,4 @@ async function refuseByTables<Result>(outcome: Promise<Outcome<Result>>): Promis
       return refusal('NOT_FOUND', 'There is no such profile in your organization', 'profileId');
     throw error;
   }
-}
-
-type KeyIdentity = { readonly keyId: string; readonly number: number };
-
-/** UUIDv7, so that neighbours in time are neighbours in the index, and the small number that usage rows carry. */
-async function newIdentity(db: Kysely<Tables>): Promise<KeyIdentity> {
-  const { rows } = await sql<{ id: string; number: number }>`SELECT uuidv7() AS id, nextval('api_key_numbers')::integer AS number`.execute(
-    db,
-  );
-  const row = rows[0];
-  if (row === undefined) throw new Error('The database gave no identity for a new key.');
-  return { keyId: row.id, number: row.number };
 }

@@ -1,5 +1,4 @@
 import { sql, type Kysely } from 'kysely';
-import { z } from 'zod';
 
 import type { Actor } from '../domain/actor.ts';
 import { SYSTEM_ACTOR_ID } from '../domain/actor.ts';
@@ -11,8 +10,6 @@ import {
   type OrganizationCommand,
   type OrganizationState,
 } from '../domain/organization.ts';
-import { ROLES } from '../domain/permissions.ts';
-import { PLAN_NAMES } from '../domain/plan.ts';
 import { isRefusal, refusal, type Refusal } from '../domain/refusals.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { Secret } from '../lib/secret.ts';
@@ -25,46 +22,20 @@ import { ForbiddenError, requirePermission } from './authorization.ts';
 import { parseInput } from './input.ts';
 import { foundOrganization, type FoundedOrganization } from './found-organization.ts';
 import { consentOf, createJoinCode, refuseStaleConsent, type JoinCodeResult } from './join-consent.ts';
-import { idempotencyKeySchema } from './key-input.ts';
-import { personEffect, personFields, titleSchema } from './person.ts';
+import {
+  addMemberSchema,
+  changeMemberRoleSchema,
+  changePlanSchema,
+  changeTeamSchema,
+  leaveOrganizationSchema,
+  removeMemberSchema,
+  renameOrganizationSchema,
+} from './organization-input.ts';
+import { personEffect } from './person.ts';
 import { followMembers } from './personal-keys.ts';
 import { settingsChanges, updateSettingsSchema } from './settings-input.ts';
 
 export type OrganizationResult = { readonly organizationId: string; readonly memberId: string | null };
-
-const role = z.enum(ROLES);
-const uuid = z.uuid();
-
-export const renameOrganizationSchema = z.strictObject({ organizationId: uuid, name: titleSchema, idempotencyKey: idempotencyKeySchema });
-export const changeTeamSchema = z.strictObject({ organizationId: uuid, team: z.boolean(), idempotencyKey: idempotencyKeySchema });
-const cap = z
-  .int('give a whole number, or null for no cap')
-  .positive('give a number above 0, or null for no cap')
-  .nullish()
-  .transform((value) => value ?? null);
-export const changePlanSchema = z.strictObject({
-  organizationId: uuid,
-  plan: z.enum(PLAN_NAMES),
-  caps: z
-    .strictObject({ requestsPerSecond: cap, requestsPerMinute: cap })
-    .nullish()
-    .transform((value) => value ?? null),
-  idempotencyKey: idempotencyKeySchema,
-});
-export const addMemberSchema = z.strictObject({
-  organizationId: uuid,
-  role,
-  ...personFields,
-  joinCode: z
-    .string()
-    .max(500)
-    .nullish()
-    .transform((value) => value ?? null),
-  idempotencyKey: idempotencyKeySchema,
-});
-export const changeMemberRoleSchema = z.strictObject({ id: uuid, role, idempotencyKey: idempotencyKeySchema });
-export const leaveOrganizationSchema = z.strictObject({ idempotencyKey: idempotencyKeySchema });
-export const removeMemberSchema = z.strictObject({ id: uuid, idempotencyKey: idempotencyKeySchema });
 
 /** The mutations of organizations and members. Each takes the input as it came, authorizes, parses, and answers an {@link Outcome}. */
 export type OrganizationCommands = {

@@ -1,11 +1,22 @@
 import type { ColumnType, GeneratedAlways } from 'kysely';
 
-import type { JsonValue } from '../lib/canonical-json.ts';
-
-type Timestamp = ColumnType<Date, Date | string, Date | string>;
-type NullableTimestamp = ColumnType<Date | null, Date | string | null, Date | string | null>;
-/** Written as text, read parsed. */
-type Json = ColumnType<JsonValue, string, string>;
+import type { AlertRulesTable, AlertsTable, AlertProgressTable } from './alert-tables.ts';
+import type { Json, NullableTimestamp, Timestamp } from './column-types.ts';
+import type {
+  ProjectionsTable,
+  ParkedEventsTable,
+  UsageCountersTable,
+  UsageOpenMinutesTable,
+  UsageBreakdownTable,
+  KeyLastUsedTable,
+} from './projection-tables.ts';
+import type {
+  WebhookEndpointsTable,
+  WebhookSecretsTable,
+  WebhookHealthTable,
+  WebhookDeliveriesTable,
+  WebhookAttemptsTable,
+} from './webhook-tables.ts';
 
 export interface EventsTable {
   readonly position: bigint;
@@ -170,62 +181,6 @@ export interface IdempotencyTable {
   readonly recorded_at: ColumnType<Date, never, never>;
 }
 
-export interface ProjectionsTable {
-  readonly name: string;
-  readonly slot: number;
-  readonly state: 'live' | 'building' | 'retired';
-  readonly position: bigint;
-  readonly started_at: NullableTimestamp;
-}
-
-export interface ParkedEventsTable {
-  readonly projection: string;
-  readonly slot: number;
-  readonly position: bigint;
-  readonly reason: string;
-  readonly parked_at: ColumnType<Date, never, never>;
-}
-
-export interface UsageCountersTable {
-  readonly slot: number;
-  readonly grain: number;
-  readonly organization: number;
-  readonly key: number;
-  readonly at: Timestamp;
-  readonly requests: bigint;
-  readonly succeeded: bigint;
-  readonly failed: bigint;
-  readonly refused: bigint;
-  readonly credits: bigint;
-  readonly cost_micros: bigint;
-  readonly tokens_in: bigint;
-  readonly tokens_out: bigint;
-  readonly duration_ms: bigint;
-  readonly timed: bigint;
-}
-
-export type UsageOpenMinutesTable = Omit<UsageCountersTable, 'grain'>;
-
-export interface UsageBreakdownTable {
-  readonly slot: number;
-  readonly grain: number;
-  readonly organization: number;
-  readonly key: number;
-  readonly at: Timestamp;
-  readonly dimension: number;
-  readonly value: string;
-  readonly events: bigint;
-}
-
-export interface KeyLastUsedTable {
-  readonly slot: number;
-  /** A key's number, or minus the number of a category. */
-  readonly key: number;
-  readonly organization: number;
-  readonly last_used_at: Timestamp;
-  readonly last_used_minute: ColumnType<Date, never, never>;
-}
-
 export interface ImportedSecretsTable {
   readonly hash: Buffer;
   readonly organization_id: string;
@@ -236,96 +191,6 @@ export interface BalancesTable {
   readonly organization: number;
   readonly micros: bigint;
   readonly suspended: GeneratedAlways<boolean>;
-}
-
-export interface AlertRulesTable {
-  readonly id: string;
-  readonly organization_id: string;
-  readonly kind: string;
-  readonly condition: Json;
-  readonly enabled: boolean;
-  readonly category: string | null;
-  readonly key_id: string | null;
-  readonly deleted: boolean;
-  readonly created_at: Timestamp;
-  readonly version: number;
-}
-
-export interface AlertsTable {
-  readonly id: string;
-  readonly organization_id: string;
-  readonly rule_id: string;
-  readonly kind: string;
-  readonly key_id: string | null;
-  readonly severity: 'INFO' | 'WARNING' | 'CRITICAL';
-  readonly message: string;
-  readonly details: Json;
-  readonly series: string;
-  readonly ordinal: number;
-  readonly position: bigint;
-  readonly raised_at: Timestamp;
-  readonly acknowledged_at: NullableTimestamp;
-  readonly acknowledged_by: string | null;
-  readonly version: number;
-}
-
-export interface AlertProgressTable {
-  readonly name: string;
-  readonly position: bigint;
-}
-
-export interface WebhookEndpointsTable {
-  readonly id: string;
-  readonly organization_id: string;
-  readonly url: string;
-  readonly description: string;
-  readonly event_types: string[];
-  readonly state: 'active' | 'inactive' | 'deleted';
-  readonly inactive_reason: 'REQUESTED' | 'GONE' | 'FAILING' | null;
-  readonly active_since: Timestamp;
-  readonly created_at: Timestamp;
-  readonly created_by: string;
-  readonly secret_created_at: Timestamp;
-  readonly version: number;
-}
-
-export interface WebhookSecretsTable {
-  readonly endpoint_id: string;
-  readonly fingerprint: string;
-  readonly pepper_id: string;
-  readonly sealed: Buffer;
-  readonly expires_at: NullableTimestamp;
-  readonly created_at: Timestamp;
-}
-
-export interface WebhookHealthTable {
-  readonly endpoint_id: string;
-  readonly failing_since: NullableTimestamp;
-  readonly troubled: boolean;
-  readonly rests_until: NullableTimestamp;
-}
-
-export interface WebhookDeliveriesTable {
-  readonly id: GeneratedAlways<string>;
-  readonly endpoint_id: string;
-  readonly organization_id: string;
-  readonly event_position: bigint;
-  readonly state: 'pending' | 'delivered' | 'failed' | 'cancelled';
-  readonly next_attempt_at: NullableTimestamp;
-  readonly failures: number;
-  readonly claims: number;
-  readonly created_at: Timestamp;
-  readonly finished_at: NullableTimestamp;
-}
-
-export interface WebhookAttemptsTable {
-  readonly id: GeneratedAlways<string>;
-  readonly delivery_id: string;
-  readonly at: Timestamp;
-  readonly duration_ms: number;
-  readonly status: number | null;
-  readonly error: string | null;
-  readonly response_head: string | null;
 }
 
 /** The tables of schema `keyledger` as Kysely sees them. */

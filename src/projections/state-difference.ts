@@ -3,15 +3,8 @@ import { sql, type Kysely } from 'kysely';
 import type { JsonValue } from '../lib/canonical-json.ts';
 import type { Database } from '../postgres/pool.ts';
 import type { Tables } from '../postgres/tables.ts';
-import {
-  foldStreams,
-  STATE_TABLES,
-  type FoldedRow,
-  type FoldedStream,
-  type StateTable,
-  type StreamChoice,
-  type StreamKind,
-} from './state-fold.ts';
+import { STATE_TABLES, type FoldedRow, type StateTable } from './folded-row.ts';
+import { foldStreams, type FoldedStream, type StreamChoice, type StreamKind } from './state-fold.ts';
 
 /** Streams in one page. */
 export const STATE_PAGE = 200;

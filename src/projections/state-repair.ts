@@ -5,7 +5,8 @@ import { isPostgresError } from '../ledger/append.ts';
 import type { Database } from '../postgres/pool.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { compareStreams, STATE_PAGE, TABLES_OF, unaccountedRows, type StateDifference } from './state-difference.ts';
-import { keyOf, keyPart, STATE_TABLES, STREAM_KINDS, type FoldedRow, type FoldedStream, type StreamKind } from './state-fold.ts';
+import { keyOf, keyPart, STATE_TABLES, type FoldedRow } from './folded-row.ts';
+import { STREAM_KINDS, type FoldedStream, type StreamKind } from './state-fold.ts';
 
 /** A stream that a command changes between compare and write is compared again, alone and so faster. */
 const ATTEMPTS = 100;
