@@ -48,6 +48,8 @@ export function createUsageRecorder(options: UsageRecorderOptions): UsageRecorde
 
   async function work(organizationId: string, queue: Waiting[]): Promise<void> {
     while (queue.length > 0) {
+      // After the I/O of this turn: reports whose bytes have arrived already go together.
+      await nextTurn();
       const group = takeGroup(queue);
       if (group.length > 0) await recordGroup(organizationId, group);
     }

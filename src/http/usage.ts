@@ -17,7 +17,7 @@ import { usageDocuments } from './usage-documents.ts';
 
 const TYPES = [NDJSON_TYPES[0], JSON_TYPE, ...NDJSON_TYPES.slice(1)];
 /** Items that are parsed in one turn of the event loop, about a millisecond: verifications don't wait for a report. */
-const ITEMS_A_TURN = 250;
+const ITEMS_A_TURN = 1000;
 
 export type UsageRouteOptions = {
   readonly admission: Admission;

@@ -3,44 +3,44 @@ import { addressBytes } from '../lib/ip-address.ts';
 /** A type's elements in Postgres' binary format. */
 export type BinaryType<Value> = {
   readonly oid: number;
-  readonly mostBytes: (value: Value) => number;
-  /** Answers how many bytes it wrote. */
-  readonly write: (buffer: Buffer, value: Value, offset: number) => number;
+  readonly bytes: (value: Value) => number;
+  readonly write: (into: Memory, value: Value, offset: number) => void;
 };
+
+/** The same bytes twice: Buffer knows text, and DataView writes a bigint in a fiftieth of Buffer's time. */
+type Memory = { readonly buffer: Buffer; readonly view: DataView };
 
 /** Some elements, ready to be put behind others. */
 export type ArrayPart = { readonly oid: number; readonly length: number; readonly nulls: number; readonly elements: Buffer };
 
 const HEADER_BYTES = 20;
 const LENGTH_BYTES = 4;
-const UTF8_BYTES_A_UNIT = 3;
+const ADDRESS_HEADER_BYTES = 4;
 /** Postgres counts microseconds from the beginning of 2000. */
 const POSTGRES_EPOCH_MS = 946_684_800_000;
 
 /** Values of these three must lie within their range. */
-export const INT2 = ofBytes<number>(21, 2, (buffer, value, offset) => buffer.writeInt16BE(value, offset));
-export const INT4 = ofBytes<number>(23, 4, (buffer, value, offset) => buffer.writeInt32BE(value, offset));
-export const INT8 = ofBytes<bigint>(20, 8, (buffer, value, offset) => buffer.writeBigInt64BE(value, offset));
-export const TIMESTAMPTZ = ofBytes<Date>(1184, 8, (buffer, value, offset) =>
-  buffer.writeBigInt64BE(BigInt(value.getTime() - POSTGRES_EPOCH_MS) * 1000n, offset),
+export const INT2 = ofBytes<number>(21, 2, ({ view }, value, offset) => view.setInt16(offset, value));
+export const INT4 = ofBytes<number>(23, 4, ({ view }, value, offset) => view.setInt32(offset, value));
+export const INT8 = ofBytes<bigint>(20, 8, ({ view }, value, offset) => view.setBigInt64(offset, value));
+export const TIMESTAMPTZ = ofBytes<Date>(1184, 8, ({ view }, value, offset) =>
+  view.setBigInt64(offset, BigInt(value.getTime() - POSTGRES_EPOCH_MS) * 1000n),
 );
-export const UUID = ofBytes<string>(2950, 16, (buffer, value, offset) => buffer.write(value.replaceAll('-', ''), offset, 'hex'));
+export const UUID = ofBytes<string>(2950, 16, ({ buffer }, value, offset) => buffer.write(value.replaceAll('-', ''), offset, 'hex'));
 /** Text without NUL and lone surrogates. */
 export const TEXT: BinaryType<string> = {
   oid: 25,
-  mostBytes: (value) => value.length * UTF8_BYTES_A_UNIT,
-  write: (buffer, value, offset) => buffer.write(value, offset),
+  bytes: (value) => Buffer.byteLength(value),
+  write: ({ buffer }, value, offset) => buffer.write(value, offset),
 };
 /** Addresses of hosts: family (2 for IPv4, 3 for IPv6), bits of the network, whether it is a cidr, bytes that follow, and these (network_recv in src/backend/utils/adt/network.c). */
 export const INET: BinaryType<string> = {
   oid: 869,
-  mostBytes: () => 20,
-  write(buffer, value, offset) {
+  bytes: (value) => ADDRESS_HEADER_BYTES + (value.includes(':') ? 16 : 4),
+  write({ buffer }, value, offset) {
     const bytes = addressBytes(value);
-    const header = [bytes.length === 4 ? 2 : 3, bytes.length * 8, 0, bytes.length];
-    buffer.set(header, offset);
-    buffer.set(bytes, offset + header.length);
-    return header.length + bytes.length;
+    buffer.set([bytes.length === 4 ? 2 : 3, bytes.length * 8, 0, bytes.length], offset);
+    buffer.set(bytes, offset + ADDRESS_HEADER_BYTES);
   },
 };
 
@@ -51,22 +51,24 @@ export function arrayPart<Source, Value>(
   of: (source: Source) => Value | null,
 ): ArrayPart {
   const { length } = sources;
-  let most = 0;
+  let size = length * LENGTH_BYTES;
   let nulls = 0;
   for (let index = 0; index < length; index++) {
     const value = of(sources[index] as Source);
-    most += LENGTH_BYTES;
     if (value === null) nulls++;
-    else most += type.mostBytes(value);
+    else size += type.bytes(value);
   }
-  const elements = Buffer.allocUnsafe(most);
+  const elements = Buffer.allocUnsafe(size);
+  const into = { buffer: elements, view: new DataView(elements.buffer, elements.byteOffset, size) };
   let offset = 0;
   for (let index = 0; index < length; index++) {
     const value = of(sources[index] as Source);
-    const bytes = value === null ? -1 : type.write(elements, value, offset + LENGTH_BYTES);
-    offset = elements.writeInt32BE(bytes, offset) + Math.max(bytes, 0);
+    const bytes = value === null ? 0 : type.bytes(value);
+    into.view.setInt32(offset, value === null ? -1 : bytes);
+    if (value !== null) type.write(into, value, offset + LENGTH_BYTES);
+    offset += LENGTH_BYTES + bytes;
   }
-  return { oid: type.oid, length, nulls, elements: elements.subarray(0, offset) };
+  return { oid: type.oid, length, nulls, elements };
 }
 
 /**
@@ -84,13 +86,6 @@ export function binaryArray(parts: readonly ArrayPart[]): Buffer | null {
   return Buffer.concat([header, ...parts.map((part) => part.elements)]);
 }
 
-function ofBytes<Value>(oid: number, bytes: number, put: (buffer: Buffer, value: Value, offset: number) => void): BinaryType<Value> {
-  return {
-    oid,
-    mostBytes: () => bytes,
-    write(buffer, value, offset) {
-      put(buffer, value, offset);
-      return bytes;
-    },
-  };
+function ofBytes<Value>(oid: number, bytes: number, write: BinaryType<Value>['write']): BinaryType<Value> {
+  return { oid, bytes: () => bytes, write };
 }
