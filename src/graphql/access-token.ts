@@ -48,7 +48,6 @@ export function addAccessToken(builder: Builder, types: TypeRefs, actor: ActorRe
     ids: { organizationId: 'Organization', memberId: 'Member' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
       secret: t.string({
         nullable: true,
         description: 'The token, shown this once; null in a replayed answer after an hour.',
@@ -69,7 +68,6 @@ export function addAccessToken(builder: Builder, types: TypeRefs, actor: ActorRe
     ids: { id: 'AccessToken' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
       revokedId: t.id({ resolve: ({ result }) => encodeGlobalId('AccessToken', result.tokenId) }),
     }),
     run: (caller, input, { deps }) => deps.tokens.revoke(caller, input),

@@ -1,3 +1,5 @@
+import type { ObjectFieldsShape } from '@pothos/core';
+
 import type { AlertResult, AlertRuleResult } from '../commands/alert-commands.ts';
 import type { Done } from '../ledger/run-command.ts';
 import { loadAlerts, type AlertRow } from './alert-reading.ts';
@@ -8,9 +10,10 @@ import { encodeGlobalId } from './global-id.ts';
 import { addMutation, type RefusalTypes } from './mutation-result.ts';
 import type { TypeRefs } from './type-refs.ts';
 
+type Types = PothosSchemaTypes.ExtendDefaultTypes<SchemaTypes>;
 type RuleDone = Done<AlertRuleResult>;
 type AlertDone = Done<AlertResult>;
-type InputFields = PothosSchemaTypes.InputFieldBuilder<PothosSchemaTypes.ExtendDefaultTypes<SchemaTypes>, 'InputObject'>;
+type InputFields = PothosSchemaTypes.InputFieldBuilder<Types, 'InputObject'>;
 
 export function addAlertMutations(builder: Builder, enums: Enums, types: TypeRefs, refusals: RefusalTypes): void {
   const settings = (t: InputFields) => ({
@@ -25,6 +28,14 @@ export function addAlertMutations(builder: Builder, enums: Enums, types: TypeRef
     subject: t.field({ type: enums.spendingSubject, description: 'SPENDING: ORGANIZATION unless told.' }),
     period: t.field({ type: enums.spendingPeriod, description: 'SPENDING: MONTH unless told.' }),
   });
+  const rule: ObjectFieldsShape<Types, RuleDone> = (t) => ({
+    alertRule: t.field({
+      type: types.alertRule,
+      nullable: true,
+      authScopes: { permission: 'alerts:read' },
+      resolve: ({ result }) => result.ruleId,
+    }),
+  });
   addMutation<RuleDone>(builder, refusals, {
     name: 'createAlertRule',
     description: 'A further rule, beside the defaults. Which settings belong to it is said by its kind; see docs/alerts.md.',
@@ -32,15 +43,7 @@ export function addAlertMutations(builder: Builder, enums: Enums, types: TypeRef
     input: (t) => ({ organizationId: t.id({ required: true }), kind: t.field({ type: enums.alertKind, required: true }), ...settings(t) }),
     ids: { organizationId: 'Organization', apiKeyId: 'ApiKey' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
-    payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
-      alertRule: t.field({
-        type: types.alertRule,
-        nullable: true,
-        authScopes: { permission: 'alerts:read' },
-        resolve: ({ result }) => result.ruleId,
-      }),
-    }),
+    payload: rule,
     run: (actor, input, { deps }) => deps.alerts.createRule(actor, input),
   });
   addMutation<RuleDone>(builder, refusals, {
@@ -51,15 +54,7 @@ export function addAlertMutations(builder: Builder, enums: Enums, types: TypeRef
     input: (t) => ({ id: t.id({ required: true }), ...settings(t) }),
     ids: { id: 'AlertRule', apiKeyId: 'ApiKey' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
-    payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
-      alertRule: t.field({
-        type: types.alertRule,
-        nullable: true,
-        authScopes: { permission: 'alerts:read' },
-        resolve: ({ result }) => result.ruleId,
-      }),
-    }),
+    payload: rule,
     run: (actor, input, { deps }) => deps.alerts.updateRule(actor, input),
   });
   addMutation<RuleDone>(builder, refusals, {
@@ -70,7 +65,6 @@ export function addAlertMutations(builder: Builder, enums: Enums, types: TypeRef
     ids: { id: 'AlertRule' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
       deletedId: t.id({ resolve: ({ result }) => encodeGlobalId('AlertRule', result.ruleId) }),
     }),
     run: (actor, input, { deps }) => deps.alerts.deleteRule(actor, input),
@@ -84,7 +78,6 @@ export function addAlertMutations(builder: Builder, enums: Enums, types: TypeRef
     ids: { id: 'Alert' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
       alert: t.field({
         type: types.alert,
         nullable: true,

@@ -41,7 +41,6 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
     rotateEveryDays: t.int(),
   });
   const changed: ObjectFieldsShape<Types, KeyDone> = (t) => ({
-    position: t.field({ type: 'Position', resolve: (done) => done.position }),
     apiKey: t.field({ type: types.apiKey, resolve: ({ result }, _args, context) => writtenKey(context, result.keyId) }),
   });
   const withSecret: ObjectFieldsShape<Types, KeyDone> = (t) => ({
@@ -128,7 +127,6 @@ export function addApiKeyMutations(builder: Builder, enums: Enums, types: TypeRe
     ids: { id: 'ApiKey' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'KEY_DELETED', 'KEY_WAS_USED', 'CONFIRMATION_MISMATCH', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
       deletedId: t.id({ resolve: ({ result }) => encodeGlobalId('ApiKey', result.keyId) }),
     }),
     run: (actor, input, { deps }) => deps.keys.delete(actor, input),

@@ -36,7 +36,6 @@ export function addBalance(builder: Builder, types: TypeRefs, refusals: RefusalT
     }),
   );
   const payload: ObjectFieldsShape<PothosSchemaTypes.ExtendDefaultTypes<SchemaTypes>, BalanceDone> = (t) => ({
-    position: t.field({ type: 'Position', resolve: (done) => done.position }),
     organizationId: t.id({
       description: 'Global id. Only its own members can look into it.',
       resolve: ({ result }) => encodeGlobalId('Organization', result.organizationId),

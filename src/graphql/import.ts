@@ -54,7 +54,6 @@ export function addImport(builder: Builder, { enums, types, refusals, keyInputs 
       'IDEMPOTENCY_CONFLICT',
     ],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
       apiKeys: t.field({
         type: [types.apiKey],
         description: 'In the order of the input.',

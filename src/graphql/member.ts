@@ -1,7 +1,9 @@
+import type { ObjectFieldsShape } from '@pothos/core';
+
 import type { JoinCodeResult } from '../commands/join-consent.ts';
 import type { OrganizationResult } from '../commands/organization-commands.ts';
 import type { Done } from '../ledger/run-command.ts';
-import type { Builder } from './builder.ts';
+import type { Builder, SchemaTypes } from './builder.ts';
 import type { Enums } from './enums.ts';
 import { encodeGlobalId } from './global-id.ts';
 import { addMutation, type RefusalTypes } from './mutation-result.ts';
@@ -21,6 +23,14 @@ export function addMember(builder: Builder, enums: Enums, types: TypeRefs, refus
     }),
   });
 
+  const changed: ObjectFieldsShape<PothosSchemaTypes.ExtendDefaultTypes<SchemaTypes>, MemberDone> = (t) => ({
+    member: t.field({
+      type: types.member,
+      nullable: true,
+      authScopes: { permission: 'members:read' },
+      resolve: ({ result }) => `${result.organizationId}:${result.memberId}`,
+    }),
+  });
   addMutation<MemberDone>(builder, refusals, {
     name: 'addMember',
     description: 'Only an owner makes owners.',
@@ -38,15 +48,7 @@ export function addMember(builder: Builder, enums: Enums, types: TypeRefs, refus
     }),
     ids: { organizationId: 'Organization' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'ALREADY_MEMBER', 'IDEMPOTENCY_CONFLICT'],
-    payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
-      member: t.field({
-        type: types.member,
-        nullable: true,
-        authScopes: { permission: 'members:read' },
-        resolve: ({ result }) => `${result.organizationId}:${result.memberId}`,
-      }),
-    }),
+    payload: changed,
     run: (actor, input, { deps }) => deps.organizations.addMember(actor, input),
   });
   addMutation<MemberDone>(builder, refusals, {
@@ -56,15 +58,7 @@ export function addMember(builder: Builder, enums: Enums, types: TypeRefs, refus
     input: (t) => ({ id: t.id({ required: true }), role: t.field({ type: enums.role, required: true }) }),
     ids: { id: 'Member' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'LAST_OWNER', 'IDEMPOTENCY_CONFLICT'],
-    payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
-      member: t.field({
-        type: types.member,
-        nullable: true,
-        authScopes: { permission: 'members:read' },
-        resolve: ({ result }) => `${result.organizationId}:${result.memberId}`,
-      }),
-    }),
+    payload: changed,
     run: (actor, input, { deps }) => deps.organizations.changeMemberRole(actor, input),
   });
   addMutation<MemberDone>(builder, refusals, {
@@ -75,7 +69,6 @@ export function addMember(builder: Builder, enums: Enums, types: TypeRefs, refus
     ids: { id: 'Member' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'LAST_OWNER', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
       removedId: t.id({ resolve: ({ result }) => encodeGlobalId('Member', `${result.organizationId}:${result.memberId}`) }),
     }),
     run: (actor, input, { deps }) => deps.organizations.removeMember(actor, input),
@@ -86,7 +79,7 @@ export function addMember(builder: Builder, enums: Enums, types: TypeRefs, refus
     permissions: ['membership:own'],
     input: () => ({}),
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'LAST_OWNER', 'IDEMPOTENCY_CONFLICT'],
-    payload: (t) => ({ position: t.field({ type: 'Position', resolve: (done) => done.position }) }),
+    payload: () => ({}),
     run: (actor, input, { deps }) => deps.organizations.leave(actor, input),
   });
   addMutation<Done<JoinCodeResult>>(builder, refusals, {
@@ -98,7 +91,6 @@ export function addMember(builder: Builder, enums: Enums, types: TypeRefs, refus
     ids: { organizationId: 'Organization' },
     refusals: ['INVALID_INPUT', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
       joinCode: t.string({
         nullable: true,
         description: 'Null in a replayed answer after an hour, when it is good for nothing any more.',

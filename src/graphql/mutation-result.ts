@@ -38,7 +38,10 @@ export function addRefusalTypes(builder: Builder, enums: Enums) {
   return types as Record<MutationRefusalCode, ReturnType<typeof typeOf>>;
 }
 
-export type MutationSpec<Result extends object> = {
+/** Every payload has the position of what was done. */
+type Positioned = { readonly position: bigint };
+
+export type MutationSpec<Result extends Positioned> = {
   /** Verb first, such as `createApiKey`. */
   readonly name: string;
   readonly description: string;
@@ -50,20 +53,23 @@ export type MutationSpec<Result extends object> = {
   /** Which fields of the input hold global ids, and of what; `list.*.field` is that field of each in a list. */
   readonly ids?: Readonly<Record<string, IdType>>;
   readonly refusals: readonly MutationRefusalCode[];
+  /** What the payload has beside `position`. */
   readonly payload: ObjectFieldsShape<Types, Result>;
   /** The use case. The input's ids are plain ones here; everything else of it is still to be parsed. */
   readonly run: (actor: Actor, input: Readonly<Record<string, unknown>>, context: GraphqlContext) => Promise<Result | Refusal>;
 };
 
 /** Adds a mutation that takes one `input` and answers `union <Name>Result = <Name>Payload | …`. */
-export function addMutation<Result extends object>(builder: Builder, refusals: RefusalTypes, spec: MutationSpec<Result>): void {
+export function addMutation<Result extends Positioned>(builder: Builder, refusals: RefusalTypes, spec: MutationSpec<Result>): void {
   // Pothos can't follow a resolver's type through a type parameter; payload and run agree by MutationSpec's.
-  addObjectMutation(builder, refusals, spec as unknown as MutationSpec<object>);
+  addPositionedMutation(builder, refusals, spec as unknown as MutationSpec<Positioned>);
 }
 
-function addObjectMutation(builder: Builder, refusals: RefusalTypes, spec: MutationSpec<object>): void {
+function addPositionedMutation(builder: Builder, refusals: RefusalTypes, spec: MutationSpec<Positioned>): void {
   const title = spec.name.charAt(0).toUpperCase() + spec.name.slice(1);
-  const payload = builder.objectRef<object>(`${title}Payload`).implement({ fields: spec.payload });
+  const payload = builder.objectRef<Positioned>(`${title}Payload`).implement({
+    fields: (t) => ({ position: t.field({ type: 'Position', resolve: ({ position }) => position }), ...spec.payload(t) }),
+  });
   const input = builder.inputType(`${title}Input`, {
     fields: (t): InputFieldMap => ({
       ...spec.input(t),
@@ -90,7 +96,7 @@ function addObjectMutation(builder: Builder, refusals: RefusalTypes, spec: Mutat
         throw new ForbiddenError(spec.permissions[0]);
       },
       args: { input: t.arg({ type: input, required: true }) },
-      resolve: async (_root, args, context): Promise<object> => {
+      resolve: async (_root, args, context): Promise<Positioned | Refusal> => {
         const decoded = decodeIds(args.input as Readonly<Record<string, unknown>>, spec.ids ?? {}, actorOf(context));
         const outcome = isRefusal(decoded) ? decoded : await spec.run(actorOf(context), decoded, context);
         if (isRefusal(outcome) && !spec.refusals.includes(outcome.code)) {

@@ -1,8 +1,10 @@
+import type { ObjectFieldsShape } from '@pothos/core';
+
 import type { FoundedOrganization } from '../commands/found-organization.ts';
 import type { OrganizationResult } from '../commands/organization-commands.ts';
 import { PLAN_NAMES } from '../domain/plan.ts';
 import type { Done } from '../ledger/run-command.ts';
-import type { Builder } from './builder.ts';
+import type { Builder, SchemaTypes } from './builder.ts';
 import { encodeGlobalId } from './global-id.ts';
 import { addMutation, type RefusalTypes } from './mutation-result.ts';
 import { loadOwnOrganization, type TypeRefs } from './type-refs.ts';
@@ -25,7 +27,6 @@ export function addOrganizationMutations(builder: Builder, types: TypeRefs, refu
     }),
     refusals: ['INVALID_INPUT', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
       organizationId: t.id({
         description: 'Global id. You can not look into it: its owner can.',
         resolve: ({ result }) => encodeGlobalId('Organization', result.organizationId),
@@ -43,6 +44,9 @@ export function addOrganizationMutations(builder: Builder, types: TypeRefs, refu
     }),
     run: (actor, input, { deps }) => deps.organizations.create(actor, input),
   });
+  const changed: ObjectFieldsShape<PothosSchemaTypes.ExtendDefaultTypes<SchemaTypes>, OrganizationDone> = (t) => ({
+    organization: t.field({ type: types.organization, resolve: (_done, _args, context) => loadOwnOrganization(context) }),
+  });
   addMutation<OrganizationDone>(builder, refusals, {
     name: 'renameOrganization',
     description: 'Changes the name alone; ids stay.',
@@ -50,10 +54,7 @@ export function addOrganizationMutations(builder: Builder, types: TypeRefs, refu
     input: (t) => ({ organizationId: t.id({ required: true }), name: t.string({ required: true }) }),
     ids: { organizationId: 'Organization' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
-    payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
-      organization: t.field({ type: types.organization, resolve: (_done, _args, context) => loadOwnOrganization(context) }),
-    }),
+    payload: changed,
     run: (actor, input, { deps }) => deps.organizations.rename(actor, input),
   });
   addMutation<OrganizationDone>(builder, refusals, {
@@ -64,10 +65,7 @@ export function addOrganizationMutations(builder: Builder, types: TypeRefs, refu
     input: (t) => ({ organizationId: t.id({ required: true }), team: t.boolean({ required: true }) }),
     ids: { organizationId: 'Organization' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
-    payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
-      organization: t.field({ type: types.organization, resolve: (_done, _args, context) => loadOwnOrganization(context) }),
-    }),
+    payload: changed,
     run: (actor, input, { deps }) => deps.organizations.changeTeam(actor, input),
   });
   const caps = builder.inputType('PlanCapsInput', {
@@ -90,7 +88,6 @@ export function addOrganizationMutations(builder: Builder, types: TypeRefs, refu
     ids: { organizationId: 'Organization' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
       organizationId: t.id({
         description: 'Global id. Only its own members can look into it.',
         resolve: ({ result }) => encodeGlobalId('Organization', result.organizationId),

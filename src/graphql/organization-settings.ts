@@ -65,7 +65,6 @@ export function addOrganizationSettings(builder: Builder, types: TypeRefs, refus
     ids: { organizationId: 'Organization' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
       organization: t.field({ type: types.organization, resolve: (_done, _args, context) => loadOwnOrganization(context) }),
     }),
     run: (actor, input, { deps }) => deps.organizations.changeSettings(actor, input),

@@ -28,7 +28,6 @@ export function addProfile(builder: Builder, types: TypeRefs, actor: ActorRef, r
     }),
   });
   const written: ObjectFieldsShape<PothosSchemaTypes.ExtendDefaultTypes<SchemaTypes>, ProfileDone> = (t) => ({
-    position: t.field({ type: 'Position', resolve: (done) => done.position }),
     profile: t.field({
       type: types.profile,
       nullable: true,
@@ -68,7 +67,6 @@ export function addProfile(builder: Builder, types: TypeRefs, actor: ActorRef, r
     ids: { id: 'Profile' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'PROFILE_IN_USE', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
       deletedId: t.id({ resolve: ({ result }) => encodeGlobalId('Profile', result.profileId) }),
     }),
     run: (caller, input, { deps }) => deps.profiles.delete(caller, input),

@@ -137,7 +137,6 @@ export function addVerification(builder: Builder, enums: Enums, refusals: Refusa
     input: (t) => ({ items: t.field({ type: [usageItem], required: true }) }),
     refusals: ['INVALID_INPUT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: ({ position }) => position }),
       accepted: t.exposeInt('accepted'),
       duplicates: t.exposeInt('duplicates'),
     }),

@@ -1,7 +1,8 @@
+import type { ObjectFieldsShape } from '@pothos/core';
+
 import type { Done } from '../ledger/run-command.ts';
 import type { WebhookResult } from '../webhooks/webhook-commands.ts';
-import type { Builder } from './builder.ts';
-import type { GraphqlContext } from './context.ts';
+import type { Builder, SchemaTypes } from './builder.ts';
 import type { Enums } from './enums.ts';
 import { encodeGlobalId } from './global-id.ts';
 import { addMutation, type RefusalTypes } from './mutation-result.ts';
@@ -9,8 +10,20 @@ import type { TypeRefs } from './type-refs.ts';
 import { loadDeliveries, loadEndpoints } from './webhook-reading.ts';
 
 type WebhookDone = Done<WebhookResult>;
+type Payload = ObjectFieldsShape<PothosSchemaTypes.ExtendDefaultTypes<SchemaTypes>, WebhookDone>;
 
 export function addWebhookMutations(builder: Builder, enums: Enums, types: TypeRefs, refusals: RefusalTypes): void {
+  const endpoint: Payload = (t) => ({
+    endpoint: t.field({
+      type: types.webhookEndpoint,
+      nullable: true,
+      description: 'Null where it has been deleted since.',
+      resolve: async ({ result }, _args, context) => (await loadEndpoints(context, [result.endpointId]))[0] ?? null,
+    }),
+  });
+  const withSecret =
+    (description: string): Payload =>
+    (t) => ({ ...endpoint(t), secret: t.string({ nullable: true, description, resolve: ({ secret }) => secret?.reveal() ?? null }) });
   addMutation<WebhookDone>(builder, refusals, {
     name: 'createWebhookEndpoint',
     description: 'Delivers events from now on to a URL. Alerts need `alerts:read` as well, all else `log:read`, since it delivers the log.',
@@ -23,20 +36,7 @@ export function addWebhookMutations(builder: Builder, enums: Enums, types: TypeR
     }),
     ids: { organizationId: 'Organization' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
-    payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
-      secret: t.string({
-        nullable: true,
-        description: 'What messages are signed with, shown this once; null in a replayed answer after an hour.',
-        resolve: (done) => done.secret?.reveal() ?? null,
-      }),
-      endpoint: t.field({
-        type: types.webhookEndpoint,
-        nullable: true,
-        description: 'Null where it has been deleted since.',
-        resolve: endpointOf,
-      }),
-    }),
+    payload: withSecret('What messages are signed with, shown this once; null in a replayed answer after an hour.'),
     run: (caller, input, { deps }) => deps.webhooks.create(caller, input),
   });
   addMutation<WebhookDone>(builder, refusals, {
@@ -52,15 +52,7 @@ export function addWebhookMutations(builder: Builder, enums: Enums, types: TypeR
     }),
     ids: { id: 'WebhookEndpoint' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
-    payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
-      endpoint: t.field({
-        type: types.webhookEndpoint,
-        nullable: true,
-        description: 'Null where it has been deleted since.',
-        resolve: endpointOf,
-      }),
-    }),
+    payload: endpoint,
     run: (caller, input, { deps }) => deps.webhooks.update(caller, input),
   });
   addMutation<WebhookDone>(builder, refusals, {
@@ -73,20 +65,7 @@ export function addWebhookMutations(builder: Builder, enums: Enums, types: TypeR
     }),
     ids: { id: 'WebhookEndpoint' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
-    payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
-      secret: t.string({
-        nullable: true,
-        description: 'The new one, shown this once; null in a replayed answer after an hour.',
-        resolve: (done) => done.secret?.reveal() ?? null,
-      }),
-      endpoint: t.field({
-        type: types.webhookEndpoint,
-        nullable: true,
-        description: 'Null where it has been deleted since.',
-        resolve: endpointOf,
-      }),
-    }),
+    payload: withSecret('The new one, shown this once; null in a replayed answer after an hour.'),
     run: (caller, input, { deps }) => deps.webhooks.rotateSecret(caller, input),
   });
   addMutation<WebhookDone>(builder, refusals, {
@@ -97,13 +76,8 @@ export function addWebhookMutations(builder: Builder, enums: Enums, types: TypeR
     ids: { id: 'WebhookEndpoint' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'WEBHOOK_INACTIVE', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
+      ...endpoint(t),
       position: t.field({ type: 'Position', description: 'Of the event that is delivered.', resolve: (done) => done.position }),
-      endpoint: t.field({
-        type: types.webhookEndpoint,
-        nullable: true,
-        description: 'Null where it has been deleted since.',
-        resolve: endpointOf,
-      }),
     }),
     run: (caller, input, { deps }) => deps.webhooks.sendTest(caller, input),
   });
@@ -115,7 +89,6 @@ export function addWebhookMutations(builder: Builder, enums: Enums, types: TypeR
     ids: { id: 'WebhookDelivery' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'WEBHOOK_INACTIVE', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
       delivery: t.field({
         type: types.webhookDelivery,
         nullable: true,
@@ -134,13 +107,8 @@ export function addWebhookMutations(builder: Builder, enums: Enums, types: TypeR
     ids: { id: 'WebhookEndpoint' },
     refusals: ['INVALID_INPUT', 'NOT_FOUND', 'IDEMPOTENCY_CONFLICT'],
     payload: (t) => ({
-      position: t.field({ type: 'Position', resolve: (done) => done.position }),
       deletedId: t.id({ resolve: ({ result }) => encodeGlobalId('WebhookEndpoint', result.endpointId) }),
     }),
     run: (caller, input, { deps }) => deps.webhooks.delete(caller, input),
   });
-}
-
-async function endpointOf({ result }: WebhookDone, _args: unknown, context: GraphqlContext) {
-  return (await loadEndpoints(context, [result.endpointId]))[0] ?? null;
 }
