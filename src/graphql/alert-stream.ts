@@ -6,9 +6,10 @@ import { actorOf, type GraphqlContext } from './context.ts';
 import { followLog } from './follow-log.ts';
 import { sightOf } from './key-reading.ts';
 import { ownOrganization } from './ledger-event.ts';
+import type { SharedUpdate } from './share-results.ts';
 import type { TypeRefs } from './type-refs.ts';
 
-type Raised = { readonly position: bigint; readonly alert: AlertRow };
+type Raised = SharedUpdate & { readonly alert: AlertRow };
 
 /** The subscription `alertRaised`: the log's own AlertRaised events, so that it resumes where any follower of the log does. */
 export function addAlertStream(builder: Builder, types: TypeRefs): void {
@@ -49,6 +50,6 @@ async function* alertsOf(
   const alerts = await shared(`${sightOf(actor)}/${ids.join()}`, () => loadAlerts(context.deps.database.kysely, actor, ids));
   for (const [index, alert] of alerts.entries()) {
     const position = entries[index]?.position;
-    if (alert !== null && position !== undefined) yield { position, alert };
+    if (alert !== null && position !== undefined) yield { position, alert, shareBy: alert };
   }
 }

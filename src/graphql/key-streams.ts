@@ -7,11 +7,12 @@ import type { Enums } from './enums.ts';
 import { followLog } from './follow-log.ts';
 import { loadKeys, sightOf, type KeyRow } from './key-reading.ts';
 import { ownOrganization } from './ledger-event.ts';
+import type { SharedUpdate } from './share-results.ts';
 import type { TypeRefs } from './type-refs.ts';
 
 const KEY_EVENTS = Object.keys(KEY_EVENT_SCHEMAS) as readonly EventType[];
 
-type KeyChange = { readonly position: bigint; readonly type: EventType; readonly key: KeyRow };
+type KeyChange = SharedUpdate & { readonly type: EventType; readonly key: KeyRow };
 
 export function addKeyStreams(builder: Builder, enums: Enums, types: TypeRefs): void {
   const change = builder.objectRef<KeyChange>('ApiKeyChange').implement({
@@ -57,7 +58,7 @@ async function* changesOf(
   const keys = new Map(found.flatMap((key) => (key === null ? [] : [[key.id, key] as const])));
   for (const entry of entries) {
     const key = keys.get(keyIdOf(entry));
-    if (key !== undefined) yield { position: entry.position, type: entry.type, key };
+    if (key !== undefined) yield { position: entry.position, type: entry.type, key, shareBy: key };
   }
 }
 

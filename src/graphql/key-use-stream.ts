@@ -9,11 +9,12 @@ import { encodeGlobalId, idOf } from './global-id.ts';
 import { loadKeys, loadKeysByNumber, sightOf, type KeyRow } from './key-reading.ts';
 import { ownOrganization } from './ledger-event.ts';
 import { MAX_PAGE } from './limits.ts';
+import type { SharedUpdate } from './share-results.ts';
 import type { TypeRefs } from './type-refs.ts';
 
 const SECOND_MS = 1000;
 
-type ToldUse = { readonly position: bigint; readonly keyId: string; readonly requests: number; readonly lastUsedAt: Date };
+type ToldUse = SharedUpdate & { readonly keyId: string; readonly requests: number; readonly lastUsedAt: Date };
 /** The uuid of a key by its number; null for one that the caller may not see. */
 type KeyIds = Map<number, string | null>;
 
@@ -197,6 +198,7 @@ function tellUses(
   };
 }
 
-function toTold({ position, requests, lastUsedAt }: KeyUse, keyId: string): ToldUse {
-  return { position, keyId, requests, lastUsedAt };
+function toTold(use: KeyUse, keyId: string): ToldUse {
+  const { position, requests, lastUsedAt } = use;
+  return { position, keyId, requests, lastUsedAt, shareBy: use };
 }

@@ -5,7 +5,6 @@ import {
   validateSubscriptionArgs,
   type ExecutionArgs,
   type ExecutionResult,
-  type ValidatedSubscriptionArgs,
 } from 'graphql';
 import type { Logger } from 'pino';
 
@@ -13,9 +12,10 @@ import { takeTurns, type TakeTurn } from '../lib/take-turns.ts';
 import { toClientError, unauthenticated } from './client-error.ts';
 import { createContext, type GraphqlContext, type Session } from './context.ts';
 import type { Sessions } from './sessions.ts';
+import { createShareResults } from './share-results.ts';
 
-/** Each takes some 50 µs: so many together hold up a verification by a few milliseconds at most. */
-const DELIVERIES_A_ROUND = 50;
+/** Each takes some 50 to 100 µs: so many together hold up a verification, which takes several rounds, by a few milliseconds at most. */
+const DELIVERIES_A_ROUND = 16;
 
 export type Subscribe = (args: ExecutionArgs) => Promise<AsyncGenerator<ExecutionResult, void, undefined> | ExecutionResult>;
 
@@ -27,6 +27,7 @@ export type Subscribe = (args: ExecutionArgs) => Promise<AsyncGenerator<Executio
 export function createSubscribe(sessions: Sessions, logger: Logger): { readonly subscribe: Subscribe; readonly open: () => number } {
   let open = 0;
   const takeTurn = takeTurns(DELIVERIES_A_ROUND);
+  const share = createShareResults();
   const subscribe: Subscribe = async (args) => {
     const caller = args.contextValue as GraphqlContext; // made by createContext on either transport
     const opened = caller.session === null && caller.actor !== null ? await sessions.open(caller.actor, caller.authorization) : null;
@@ -41,7 +42,13 @@ export function createSubscribe(sessions: Sessions, logger: Logger): { readonly 
       if (!(Symbol.asyncIterator in source)) return failed(opened, source.errors ?? [], logger);
       const updates = source[Symbol.asyncIterator]() as AsyncGenerator<unknown, void, undefined>;
       open++;
-      return deliver(updates, { args: validated, context, session, disconnected: caller.disconnected, takeTurn, logger }, () => {
+      const { document, operationName, variableValues: variables } = args;
+      const key = share.keyOf({ document, operationName, variables, actor: caller.actor });
+      const execute = (update: unknown): ReturnType<typeof executeSubscriptionEvent> =>
+        share.execute(update, key, () =>
+          executeSubscriptionEvent({ ...validated, rootValue: update, contextValue: createContext(context) }),
+        );
+      return deliver(updates, { execute, session, disconnected: caller.disconnected, takeTurn, logger }, () => {
         open--;
         opened?.release();
       });
@@ -54,8 +61,8 @@ export function createSubscribe(sessions: Sessions, logger: Logger): { readonly 
 }
 
 type Delivery = {
-  readonly args: ValidatedSubscriptionArgs;
-  readonly context: GraphqlContext;
+  /** Resolves an update in a context of its own. */
+  readonly execute: (update: unknown) => ReturnType<typeof executeSubscriptionEvent>;
   readonly session: Session | null;
   readonly disconnected: AbortSignal | undefined;
   readonly takeTurn: TakeTurn;
@@ -68,7 +75,7 @@ type Delivery = {
  */
 function deliver(
   updates: AsyncGenerator<unknown, void, undefined>,
-  { args, context, session, disconnected, takeTurn, logger }: Delivery,
+  { execute, session, disconnected, takeTurn, logger }: Delivery,
   onEnd: () => void,
 ): AsyncGenerator<ExecutionResult, void, undefined> {
   const DONE = { done: true, value: undefined } as const;
@@ -101,7 +108,7 @@ function deliver(
       const turn = takeTurn();
       if (turn !== undefined) await turn;
       if (ended) return DONE;
-      const result = await executeSubscriptionEvent({ ...args, rootValue: update.value, contextValue: createContext(context) });
+      const result = await execute(update.value);
       if (ended) return DONE;
       const value =
         result.errors === undefined ? result : { ...result, errors: result.errors.map((error) => toClientError(error, logger)) };

@@ -1,3 +1,4 @@
+import { takeTurns } from '../lib/take-turns.ts';
 import { admitsUsage, type LogFilter } from './read.ts';
 import { topicsOfFilter } from './topics.ts';
 
@@ -24,6 +25,8 @@ export type WaitingFollowers = {
   wakeForUsage(after: bigint): void;
 };
 
+/** One event can concern a thousand followers, and each takes some 50 µs to find that out: requests have their turn in between. */
+const WOKEN_A_ROUND = 32;
 /** A topic of those who follow usage events, whichever. */
 const USAGE = 'usage';
 
@@ -31,13 +34,17 @@ type Waiter = { resolve: ((after: bigint | null) => void) | null };
 
 export function createWaitingFollowers(): WaitingFollowers {
   const byTopic = new Map<string, Set<Waiter>>();
+  const takeTurn = takeTurns(WOKEN_A_ROUND);
 
   function wake(topics: Iterable<string>, after: bigint): void {
     for (const topic of topics) {
       for (const waiter of byTopic.get(topic) ?? []) {
         const { resolve } = waiter;
+        if (resolve === null) continue;
         waiter.resolve = null;
-        resolve?.(after);
+        const turn = takeTurn();
+        if (turn === undefined) resolve(after);
+        else void turn.then(() => resolve(after));
       }
     }
   }
