@@ -2,7 +2,7 @@ import type { UsageItem, VerifiedKey, VerifyAnswer } from '../admission/admissio
 import { createUsageItemSchema, MAX_USAGE_ITEMS } from '../admission/usage-input.ts';
 import { verifyInputSchema } from '../admission/verify-input.ts';
 import { parseInput } from '../commands/input.ts';
-import { refusal, type Refusal } from '../domain/refusals.ts';
+import { refusal, REQUEST_REFUSALS, type Refusal } from '../domain/refusals.ts';
 import { headPosition } from '../ledger/append.ts';
 import type { Builder } from './builder.ts';
 import { encodeGlobalId, idOf } from './global-id.ts';
@@ -160,6 +160,7 @@ export async function verifyKey(context: GraphqlContext, input: VerifyArguments[
   const answer = await (context.unchecked === null
     ? admission.verify({ kind: 'organization', organizationId: actorOf(context).organizationId }, parsed.value)
     : context.unchecked.verify(parsed.value));
+  if (answer.kind === 'request-id-taken') throw badUserInput(`'requestId': ${REQUEST_REFUSALS.REQUEST_ID_TAKEN.message}.`);
   if (answer.kind !== 'answer')
     throw topLevelError(answer.kind === 'forbidden' ? 'FORBIDDEN' : 'UNAUTHENTICATED', 'These credentials can not verify keys any more.');
   return { answer, position: answer.position ?? (await headPosition(database.kysely)) };

@@ -61,6 +61,18 @@ describe('a token that the verification checks itself', () => {
     expect(await verify({ cost: 0 }, token)).toMatchObject({ status: 401 });
   });
 
+  it('a request id that belongs to another key is refused as what it is', async () => {
+    const other = await server.ledger.newKey();
+    expect((await verify({ requestId: 'taken' })).errors).toEqual([]);
+    expect((await verify({ requestId: 'taken', key: other.secret })).errors).toMatchObject([
+      {
+        message: "'requestId': Another request has this id already; choose another one.",
+        path: ['verifyApiKey'],
+        extensions: { code: 'BAD_USER_INPUT' },
+      },
+    ]);
+  });
+
   it('a verification that may have been recorded is not made again', async () => {
     const before = await remaining();
     callers = [];
