@@ -18,8 +18,8 @@ export type LimitWindow = {
 };
 export type KeyWindows = { readonly quotas: readonly QuotaWindow[]; readonly limits: readonly LimitWindow[] };
 
-type Row = {
-  readonly number: number;
+/** A key's caps, and what of each is used. */
+export type CapColumns = {
   readonly quota_total: bigint | null;
   readonly quota_daily: bigint | null;
   readonly quota_weekly: bigint | null;
@@ -32,6 +32,15 @@ type Row = {
   readonly month: bigint;
   readonly minute: bigint;
   readonly tokens: bigint;
+};
+type Used = { readonly limit: bigint; readonly used: bigint };
+export type CapsInUse = {
+  readonly quotas: readonly (Used & Pick<QuotaWindow, 'window'>)[];
+  readonly limits: readonly (Used & Pick<LimitWindow, 'unit'>)[];
+};
+
+type Row = CapColumns & {
+  readonly number: number;
   readonly day_at: Date | null;
   readonly week_at: Date | null;
   readonly month_at: Date | null;
@@ -65,21 +74,29 @@ export async function readWindows(db: Kysely<Tables>, keyNumbers: readonly numbe
 }
 
 function toWindows(row: Row): KeyWindows {
-  const quota = (window: QuotaWindow['window'], limit: bigint | null, used: bigint, availableAt: Date | null): readonly QuotaWindow[] =>
-    limit === null ? [] : [{ window, limit, used, remaining: left(limit, used), availableAt }];
-  const limit = (unit: LimitWindow['unit'], cap: bigint | null, used: bigint): readonly LimitWindow[] =>
-    cap === null ? [] : [{ unit, windowSeconds: 60, limit: cap, remaining: left(cap, used) }];
+  const availableAt = { TOTAL: null, DAILY: row.day_at, WEEKLY: row.week_at, MONTHLY: row.month_at };
+  const { quotas, limits } = capsInUse(row);
+  return {
+    quotas: quotas.map((quota) => ({ ...quota, remaining: left(quota), availableAt: availableAt[quota.window] })),
+    limits: limits.map((limit) => ({ unit: limit.unit, windowSeconds: 60, limit: limit.limit, remaining: left(limit) })),
+  };
+}
+
+/** Those caps of a key that are set, in the order of their windows. */
+export function capsInUse(row: CapColumns): CapsInUse {
+  const quota = (window: QuotaWindow['window'], limit: bigint | null, used: bigint) => (limit === null ? [] : [{ window, limit, used }]);
+  const limit = (unit: LimitWindow['unit'], cap: bigint | null, used: bigint) => (cap === null ? [] : [{ unit, limit: cap, used }]);
   return {
     quotas: [
-      ...quota('TOTAL', row.quota_total, row.total, null),
-      ...quota('DAILY', row.quota_daily, row.day, row.day_at),
-      ...quota('WEEKLY', row.quota_weekly, row.week, row.week_at),
-      ...quota('MONTHLY', row.quota_monthly, row.month, row.month_at),
+      ...quota('TOTAL', row.quota_total, row.total),
+      ...quota('DAILY', row.quota_daily, row.day),
+      ...quota('WEEKLY', row.quota_weekly, row.week),
+      ...quota('MONTHLY', row.quota_monthly, row.month),
     ],
     limits: [...limit('REQUESTS', row.requests_per_minute, row.minute), ...limit('TOKENS', row.tokens_per_minute, row.tokens)],
   };
 }
 
-function left(limit: bigint, used: bigint): bigint {
+function left({ limit, used }: Used): bigint {
   return used >= limit ? 0n : limit - used;
 }

@@ -1,5 +1,6 @@
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 
+import { capsInUse, type CapColumns } from '../admission/read-windows.ts';
 import type { AlertFinding } from '../domain/alert.ts';
 import {
   keyWindowFindings,
@@ -11,24 +12,7 @@ import type { Tables } from '../postgres/tables.ts';
 import { loadRules } from './load-rules.ts';
 import type { Touched } from './read-touched.ts';
 
-type KeyRow = {
-  readonly id: string;
-  readonly organization_id: string;
-  readonly name: string;
-  readonly category: string;
-  readonly quota_total: bigint | null;
-  readonly quota_daily: bigint | null;
-  readonly quota_weekly: bigint | null;
-  readonly quota_monthly: bigint | null;
-  readonly requests_per_minute: bigint | null;
-  readonly tokens_per_minute: bigint | null;
-  readonly total: bigint;
-  readonly day: bigint;
-  readonly week: bigint;
-  readonly month: bigint;
-  readonly minute: bigint;
-  readonly tokens: bigint;
-};
+type KeyRow = CapColumns & { readonly id: string; readonly organization_id: string; readonly name: string; readonly category: string };
 
 /** What the windows of the keys and organizations raise that a page of the log has touched. */
 export async function evaluateWindows(db: Kysely<Tables>, touched: Touched): Promise<readonly AlertFinding[]> {
@@ -64,25 +48,13 @@ async function keysNearCaps(db: Kysely<Tables>, among: RawBuilder<unknown>): Pro
       100 * w.total >= k.quota_total OR 100 * (w.day_closed + w.half_hour_count) >= k.quota_daily OR 100 * (w.week_closed + w.quarter_count) >= k.quota_weekly
       OR 100 * (w.month_closed + w.quarter_count) >= k.quota_monthly OR 100 * (w.minute_closed + w.second_count) >= k.requests_per_minute
       OR 100 * (w.token_closed + w.token_count) >= k.tokens_per_minute)`.execute(db);
-  return rows.map(factsOf);
-}
-
-function factsOf(row: KeyRow): KeyWindowFacts {
-  const use = <Name extends string, Window extends string>(name: Name, window: Window, limit: bigint | null, used: bigint) =>
-    limit === null ? [] : [{ [name]: window, limit, used } as Record<Name, Window> & { readonly limit: bigint; readonly used: bigint }];
-  return {
+  return rows.map((row) => ({
     organizationId: row.organization_id,
     keyId: row.id,
     name: row.name,
     category: row.category,
-    quotas: [
-      ...use('window', 'TOTAL', row.quota_total, row.total),
-      ...use('window', 'DAILY', row.quota_daily, row.day),
-      ...use('window', 'WEEKLY', row.quota_weekly, row.week),
-      ...use('window', 'MONTHLY', row.quota_monthly, row.month),
-    ],
-    limits: [...use('unit', 'REQUESTS', row.requests_per_minute, row.minute), ...use('unit', 'TOKENS', row.tokens_per_minute, row.tokens)],
-  };
+    ...capsInUse(row),
+  }));
 }
 
 async function organizationsNearCaps(db: Kysely<Tables>, numbers: readonly number[]): Promise<readonly OrganizationWindowFacts[]> {
