@@ -23,13 +23,14 @@ export const COUNTERS = [
 ] as const;
 
 /**
- * What each usage event adds to the counters, and to which key and moment. `page` names a relation with the columns of `usage_events`.
+ * What each usage event adds to the counters, and to which key and moment. `page` names a relation with the columns of `usage_events`; `settling`, where it
+ * has been read already, those of its rows that settle.
  *
  * A request counts when it happened (`occurred_at` where a report says so). A UsageSettled counts no request: it adds its cost, tokens and duration
  * to the bucket of the request that it settles, and where that one failed after all, it moves there from succeeded to failed.
  * `request` is the position of the request that it is about. `fault` says why an event can't be counted, and is NULL for the others.
  */
-export function usageFacts(page: RawBuilder<unknown>): RawBuilder<unknown> {
+export function usageFacts(page: RawBuilder<unknown>, settling: RawBuilder<unknown> = page): RawBuilder<unknown> {
   const { verified, reported, settled } = USAGE_KINDS;
   return sql`
     SELECT p.position, p.position AS request, p.organization, p.key, coalesce(p.occurred_at, p.recorded_at) AS at,
@@ -50,7 +51,7 @@ export function usageFacts(page: RawBuilder<unknown>): RawBuilder<unknown> {
            p.credits, p.cost_micros, p.tokens_in, p.tokens_out, p.duration_ms, (p.duration_ms IS NOT NULL)::integer AS timed,
            NULL AS refusal, p.model, NULL AS used_at,
            CASE WHEN t.position IS NULL THEN 'it settles position ' || coalesce(p.settles::text, 'none') || ', which is no verified request of its key' END AS fault
-    FROM ${page} p
+    FROM ${settling} p
     -- LIMIT keeps this a look-up by position for each row, whatever the planner believes about the size of the page.
     LEFT JOIN LATERAL (
       SELECT u.position, u.code, u.occurred_at, u.recorded_at FROM usage_events u

@@ -1,78 +1,103 @@
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 
+import { USAGE_KINDS } from '../domain/usage.ts';
 import type { Tables } from '../postgres/tables.ts';
 import type { Folded, FoldRequest, Projection } from './projection.ts';
 import { categoryAt, COUNTERS, RECATEGORIZED, usageFacts } from './usage-facts.ts';
 import { GRAINS, MINUTES_ERASED_MS } from './usage-period.ts';
 
-type Row = {
-  readonly position: bigint;
+type Parked = readonly { readonly position: string; readonly reason: string }[];
+
+/** What a fold is about: positions above `after`, and up to `upTo`, into a slot. */
+type Bounds = {
+  readonly slot: number;
+  readonly after: bigint;
+  readonly up_to: bigint;
   readonly head: bigint;
-  readonly parked: readonly { readonly position: string; readonly reason: string }[] | null;
+  /** Where the minute begins that is not over; a timestamptz as text, since it may be infinity. */
+  readonly open_from: string;
 };
 
 /** The counters per key, category, organization and minute, hour and day, and when each key and category was last used. */
 export const USAGE_PROJECTION: Projection = {
   name: 'usage',
   tables: ['usage_counters', 'usage_open_minutes', 'usage_breakdown', 'key_last_used'],
-  fold: (db, request) => withoutNestedLoops(db, (tx) => foldUsage(tx, request)),
+  async fold(db, request) {
+    const run = (tx: Kysely<Tables>): Promise<Folded | null> => foldUsage(tx, request);
+    return (await nothingToFold(db, request)) ?? (db.isTransaction ? run(db) : db.transaction().execute(run));
+  },
   restsInProportion: true,
 };
 
-/**
- * The planner can't know how many events a page has, takes them for a few, and then joins what it grouped in nested loops: time by the square of the page.
- * What has to be looked up row by row says so itself, by LIMIT or an array of keys.
- */
-function withoutNestedLoops<Result>(db: Kysely<Tables>, work: (tx: Kysely<Tables>) => Promise<Result>): Promise<Result> {
-  const run = async (tx: Kysely<Tables>): Promise<Result> => {
-    await sql`SET LOCAL enable_nestloop = off`.execute(tx);
-    return work(tx);
-  };
-  return db.isTransaction ? run(db) : db.transaction().execute(run);
+/** Where the log and the clock stand still; to plan the fold costs more than all that an idle server does besides. */
+async function nothingToFold(db: Kysely<Tables>, { state }: FoldRequest): Promise<Folded | null> {
+  const { rows } = await sql<{ position: bigint; head: bigint }>`
+    SELECT p.position, p.head FROM (SELECT slot, position, head_position() AS head FROM projections WHERE name = 'usage' AND state = ${state}) AS p
+    WHERE p.position >= p.head AND NOT EXISTS (SELECT FROM usage_open_minutes o WHERE o.slot = p.slot AND o.at < ${THIS_MINUTE})`.execute(
+    db,
+  );
+  const row = rows[0];
+  return row === undefined ? null : { ...row, parked: [] };
 }
 
 /**
- * Folds the next page of the log, everything in one statement: lock the checkpoint, read, group, add, move the checkpoint.
+ * Folds the next page of the log: lock the checkpoint, and then in one statement read, group, add, and move the checkpoint.
  *
  * The events of a page are grouped at once, and all else is done with the groups, of which a busy page has far fewer. What happens in the minute that is not
  * over yet is added to one row a key, its category and its organization; hours and days are written when the minute has closed. A row that is there already,
  * as nearly all are under load, is updated: INSERT … ON CONFLICT costs twice that.
  *
- * Right under concurrency: the checkpoint's row lock lets one session at a time in, and the others skip. A statement whose snapshot is older than the
- * checkpoint it locked reads fewer events than it could, never one twice, since the lock gives it the newest checkpoint; and updates and upserts add to
- * the newest row, whatever the snapshot: a row that it doesn't show is one that the INSERT meets. The log is dense and visible in order of position, so up to
- * the head of the snapshot nothing can be missing.
+ * Right under concurrency: one session at a time has the checkpoint's row lock, and the others skip. The statement that folds comes after the one that locks,
+ * so it sees all that was folded before, and nobody changes a row under it. As one statement it would have to read rows anew that the fold before it changed
+ * after its snapshot, which makes Postgres 18.4 crash where a plan picks partitions while it runs. The log is dense and visible in order of position, so up to the head nothing is missing.
  */
-async function foldUsage(db: Kysely<Tables>, { state, limit }: FoldRequest): Promise<Folded | null> {
+async function foldUsage(db: Kysely<Tables>, request: FoldRequest): Promise<Folded | null> {
+  const bounds = await lockCheckpoint(db, request);
+  if (bounds === null) return null;
+  const { after, up_to: upTo, head } = bounds;
+  const parked = await foldPage(db, bounds);
+  return {
+    position: upTo > after ? upTo : after,
+    head,
+    parked: parked.map(({ position, reason }) => ({ position: BigInt(position), reason })),
+  };
+}
+
+/**
+ * The planner takes the groups of a page for a few, and then joins them in nested loops: time by the square of the page. What has to be looked up row by row
+ * says so itself, by LIMIT or an array of keys.
+ */
+async function lockCheckpoint(db: Kysely<Tables>, { state, limit }: FoldRequest): Promise<Bounds | null> {
+  const { rows } = await sql<Bounds>`
+    SELECT p.slot, p.position AS after, least(p.position + ${limit}::bigint, h.head) AS up_to, h.head,
+           ${state === 'live' ? sql`${THIS_MINUTE}::text` : sql`'infinity'`} AS open_from, set_config('enable_nestloop', 'off', true)
+    FROM projections p, head_position() AS h (head) WHERE p.name = 'usage' AND p.state = ${state} FOR UPDATE OF p SKIP LOCKED`.execute(db);
+  return rows[0] ?? null;
+}
+
+async function foldPage(db: Kysely<Tables>, bounds: Bounds): Promise<Parked> {
+  const [slot, after, upTo] = [sql`${bounds.slot}::smallint`, sql`${bounds.after}::bigint`, sql`${bounds.up_to}::bigint`];
+  const openFrom = sql`${bounds.open_from}::timestamptz`;
   const columns = sql.join(COUNTERS.map((name) => sql.id(name)));
-  const { rows } = await sql<Row>`
-    WITH checkpoint AS MATERIALIZED (
-      SELECT slot, position FROM projections WHERE name = 'usage' AND state = ${state} FOR UPDATE SKIP LOCKED
-    ),
-    bounds AS MATERIALIZED (
-      SELECT slot, position AS after, least(position + ${limit}::bigint, head) AS up_to, head, ${state === 'live' ? THIS_MINUTE : sql`'infinity'::timestamptz`} AS open_from
-      FROM checkpoint, head_position() AS head
-    ),
-    page AS NOT MATERIALIZED (
-      SELECT * FROM usage_events WHERE position > (SELECT after FROM bounds) AND position <= (SELECT up_to FROM bounds)
-    ),
+  const { rows } = await sql<{ parked: Parked | null }>`
+    WITH page AS NOT MATERIALIZED (SELECT * FROM usage_events WHERE position > ${after} AND position <= ${upTo}),
+    settling AS MATERIALIZED (SELECT * FROM page WHERE kind = ${USAGE_KINDS.settled}),
     recategorized AS MATERIALIZED (
       SELECT k.number AS key FROM events e JOIN api_keys k ON k.id = substr(e.stream, 5)::uuid
-      WHERE ${RECATEGORIZED} AND e.position > (SELECT least(min(p.settles), (SELECT after FROM bounds)) FROM page p)
+      WHERE ${RECATEGORIZED} AND e.position > (SELECT least(min(s.settles), ${after}) FROM settling s)
     ),
-    -- What can't be counted, and requests of keys that have changed their category since, stay apart by their positions.
+    -- What can't be counted, and requests of keys that have changed their category since, stay apart by their positions; the others at 0.
     grouped AS MATERIALIZED (
       SELECT f.organization, f.key, date_bin('1 minute', f.at, ${BIN_ORIGIN}) AS at, f.refusal, f.model, f.fault,
-             CASE WHEN f.fault IS NOT NULL THEN f.position WHEN f.key IN (SELECT key FROM recategorized) THEN f.request END AS apart,
+             CASE WHEN f.fault IS NOT NULL THEN f.position WHEN f.key IN (SELECT key FROM recategorized) THEN f.request ELSE 0 END AS apart,
              ${addedUp('f')}, max(f.used_at) AS used_at, count(*) AS events
-      FROM (${usageFacts(sql`page`)}) AS f GROUP BY 1, 2, 3, 4, 5, 6, 7
+      FROM (${usageFacts(sql`page`, sql`settling`)}) AS f GROUP BY 1, 2, 3, 4, 5, 6, 7
     ),
     named AS MATERIALIZED (
-      SELECT g.*, CASE WHEN g.apart IS NULL THEN k.category ELSE ${categoryAt(sql`k.id`, sql`g.apart`)} END AS category
-      FROM grouped g
+      SELECT g.*, CASE WHEN g.apart = 0 THEN k.category ELSE ${categoryAt(sql`k.id`, sql`g.apart`)} END AS category
+      FROM (SELECT DISTINCT organization, key, apart FROM grouped WHERE fault IS NULL) AS g
       -- LIMIT keeps this a look-up for each key, whatever the planner believes about their number.
       LEFT JOIN LATERAL (SELECT a.id, a.category FROM api_keys a WHERE a.number = g.key LIMIT 1) AS k ON true
-      WHERE g.fault IS NULL
     ),
     wanted AS MATERIALIZED (SELECT DISTINCT organization, category FROM named WHERE category IS NOT NULL),
     known AS MATERIALIZED (
@@ -85,8 +110,14 @@ async function foldUsage(db: Kysely<Tables>, { state, limit }: FoldRequest): Pro
       INSERT INTO usage_categories (organization, category) SELECT organization, category FROM known WHERE number IS NULL ORDER BY 1, 2
       ON CONFLICT (organization, category) DO UPDATE SET category = excluded.category RETURNING organization, category, number
     ),
-    category AS MATERIALIZED (SELECT * FROM known WHERE number IS NOT NULL UNION ALL SELECT * FROM numbered),
-    fact AS MATERIALIZED (SELECT n.*, -c.number AS of_category FROM named n LEFT JOIN category c USING (organization, category)),
+    category AS MATERIALIZED (
+      SELECT n.organization, n.key, n.apart, -c.number AS of_category
+      FROM named n JOIN (SELECT * FROM known WHERE number IS NOT NULL UNION ALL SELECT * FROM numbered) AS c USING (organization, category)
+    ),
+    -- Inlined, since copying a row of so many columns costs as much as adding it up.
+    fact AS NOT MATERIALIZED (
+      SELECT g.*, c.of_category FROM grouped g LEFT JOIN category c USING (organization, key, apart) WHERE g.fault IS NULL
+    ),
     -- Each bucket of a key is also one of its category and of its organization (key 0).
     tally AS MATERIALIZED (
       SELECT f.organization, CASE WHEN grouping(f.key) = 0 THEN f.key WHEN grouping(f.of_category) = 0 THEN f.of_category ELSE 0 END AS key, f.at,
@@ -94,40 +125,40 @@ async function foldUsage(db: Kysely<Tables>, { state, limit }: FoldRequest): Pro
       FROM fact f GROUP BY GROUPING SETS ((f.organization, f.key, f.at), (f.organization, f.of_category, f.at), (f.organization, f.at))
       HAVING grouping(f.of_category) = 1 OR f.of_category IS NOT NULL
     ),
-    open_now AS MATERIALIZED (SELECT * FROM tally t WHERE t.at >= (SELECT open_from FROM bounds) AND NOT ${isExtreme('t')}),
+    open_now AS NOT MATERIALIZED (SELECT * FROM tally t WHERE t.at >= ${openFrom} AND NOT ${isExtreme('t')}),
     added AS (
       UPDATE usage_open_minutes kept SET ${sumsWith('t')} FROM open_now t
-      WHERE kept.slot = (SELECT slot FROM bounds) AND kept.key = ANY (ARRAY(SELECT key FROM open_now))
+      WHERE kept.slot = ${slot} AND kept.key = ANY (ARRAY(SELECT key FROM open_now))
         AND kept.key = t.key AND kept.organization = t.organization AND kept.at = t.at
       RETURNING kept.organization, kept.key, kept.at
     ),
     opened AS (
       INSERT INTO usage_open_minutes AS kept (slot, organization, key, at, ${columns})
-      SELECT (SELECT slot FROM bounds), t.organization, t.key, t.at, ${columns} FROM open_now t
+      SELECT ${slot}, t.organization, t.key, t.at, ${columns} FROM open_now t
       WHERE NOT EXISTS (SELECT FROM added a WHERE a.organization = t.organization AND a.key = t.key AND a.at = t.at)
       ON CONFLICT (slot, key, organization, at) DO UPDATE SET ${sumsWith('excluded')}
     ),
     closed AS (
       DELETE FROM usage_open_minutes o
-      WHERE o.slot = (SELECT slot FROM bounds) AND o.at < (SELECT open_from FROM bounds) AND ${fitsItsDay('o')} AND o.key = ANY (ARRAY(
+      WHERE o.slot = ${slot} AND o.at < ${openFrom} AND ${fitsItsDay('o')} AND o.key = ANY (ARRAY(
         SELECT c.key FROM usage_open_minutes c
-        WHERE c.slot = (SELECT slot FROM bounds) AND c.at < (SELECT open_from FROM bounds) AND ${fitsItsDay('c')} LIMIT ${CLOSED_AT_ONCE}))
+        WHERE c.slot = ${slot} AND c.at < ${openFrom} AND ${fitsItsDay('c')} LIMIT ${CLOSED_AT_ONCE}))
       RETURNING o.organization, o.key, o.at, ${sql.join(COUNTERS.map((name) => sql`o.${sql.id(name)}`))}
     ),
     counted AS (
       INSERT INTO usage_counters AS kept (slot, grain, organization, key, at, ${columns})
-      SELECT (SELECT slot FROM bounds), g.grain, m.organization, m.key, date_bin(g.step, m.at, ${BIN_ORIGIN}), ${addedUp('m')}
+      SELECT ${slot}, g.grain, m.organization, m.key, date_bin(g.step, m.at, ${BIN_ORIGIN}), ${addedUp('m')}
       FROM (
         SELECT organization, key, at, ${columns} FROM closed
         UNION ALL
-        SELECT organization, key, at, ${columns} FROM tally t WHERE t.at < (SELECT open_from FROM bounds) OR ${isExtreme('t')}
+        SELECT organization, key, at, ${columns} FROM tally t WHERE t.at < ${openFrom} OR ${isExtreme('t')}
       ) AS m CROSS JOIN (${GRAIN_ROWS}) AS g (grain, step, oldest)
       WHERE m.at >= g.oldest GROUP BY 1, 2, 3, 4, 5
       ON CONFLICT (slot, grain, organization, key, at) DO UPDATE SET ${sumsWith('excluded')}
     ),
     broken_down AS (
       INSERT INTO usage_breakdown AS kept (slot, grain, organization, key, at, dimension, value, events)
-      SELECT (SELECT slot FROM bounds), g.grain, f.organization, subject.key, date_bin(g.step, f.at, ${BIN_ORIGIN}), d.dimension, d.value, add_up(f.events)
+      SELECT ${slot}, g.grain, f.organization, subject.key, date_bin(g.step, f.at, ${BIN_ORIGIN}), d.dimension, d.value, add_up(f.events)
       FROM fact f CROSS JOIN LATERAL (VALUES (1, f.refusal), (2, f.model)) AS d (dimension, value)
       CROSS JOIN (${GRAIN_ROWS}) AS g (grain, step, oldest) CROSS JOIN LATERAL (VALUES (f.key), (f.of_category), (0)) AS subject (key)
       WHERE (f.refusal IS NOT NULL OR f.model IS NOT NULL) AND d.value IS NOT NULL AND f.at >= g.oldest AND subject.key IS NOT NULL
@@ -139,33 +170,24 @@ async function foldUsage(db: Kysely<Tables>, { state, limit }: FoldRequest): Pro
     ),
     used_again AS (
       UPDATE key_last_used kept SET last_used_at = u.at FROM used u
-      WHERE kept.slot = (SELECT slot FROM bounds) AND kept.key = ANY (ARRAY(SELECT key FROM used)) AND kept.key = u.key AND kept.last_used_at < u.at
+      WHERE kept.slot = ${slot} AND kept.key = ANY (ARRAY(SELECT key FROM used)) AND kept.key = u.key AND kept.last_used_at < u.at
       RETURNING kept.key
     ),
     used_first AS (
       INSERT INTO key_last_used AS kept (slot, key, organization, last_used_at)
-      SELECT (SELECT slot FROM bounds), u.key, u.organization, u.at FROM used u WHERE NOT EXISTS (SELECT FROM used_again a WHERE a.key = u.key)
+      SELECT ${slot}, u.key, u.organization, u.at FROM used u WHERE NOT EXISTS (SELECT FROM used_again a WHERE a.key = u.key)
       ON CONFLICT (slot, key) DO UPDATE SET last_used_at = excluded.last_used_at WHERE excluded.last_used_at > kept.last_used_at
     ),
     parked AS (
       INSERT INTO parked_events (projection, slot, position, reason)
-      SELECT 'usage', (SELECT slot FROM bounds), g.apart, g.fault FROM grouped g WHERE g.fault IS NOT NULL
+      SELECT 'usage', ${slot}, g.apart, g.fault FROM grouped g WHERE g.fault IS NOT NULL
       RETURNING position, reason
     ),
-    moved AS (
-      UPDATE projections p SET position = b.up_to FROM bounds b
-      WHERE p.name = 'usage' AND p.slot = b.slot AND b.up_to > b.after
-    )
-    SELECT greatest(b.after, b.up_to) AS position, b.head,
-           (SELECT json_agg(json_build_object('position', p.position::text, 'reason', p.reason) ORDER BY p.position) FROM parked p) AS parked
-    FROM bounds b`.execute(db);
-  const row = rows[0];
-  if (row === undefined) return null;
-  return {
-    position: row.position,
-    head: row.head,
-    parked: (row.parked ?? []).map(({ position, reason }) => ({ position: BigInt(position), reason })),
-  };
+    moved AS (UPDATE projections SET position = ${upTo} WHERE name = 'usage' AND slot = ${slot} AND ${upTo} > ${after})
+    SELECT json_agg(json_build_object('position', p.position::text, 'reason', p.reason) ORDER BY p.position) AS parked FROM parked p`.execute(
+    db,
+  );
+  return rows[0]?.parked ?? [];
 }
 
 /** Where every minute, hour and day (UTC) is counted from; quicker than date_trunc with a time zone. */

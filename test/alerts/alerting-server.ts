@@ -72,6 +72,7 @@ export async function openAlertingServer(options: { readonly clock?: boolean } =
     },
     /** Resolves when everything that is in the log now has been evaluated. */
     async settled() {
+      projector.hurry();
       const head = await headPosition(server.ledger.db);
       await eventually('the log is evaluated', async () => {
         const places = await server.ledger.database.pool.query<{ position: bigint }>(

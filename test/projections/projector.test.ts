@@ -153,7 +153,7 @@ test('5.5 with concurrent writers and several projectors the counters equal the 
 
 test('control: without the lock on the checkpoint the same folds count events twice', async () => {
   await writeAtOnce(10);
-  const unguarded = new Kysely<Tables>({ dialect: new PostgresDialect({ pool: poolWithout('FOR UPDATE SKIP LOCKED') }) });
+  const unguarded = new Kysely<Tables>({ dialect: new PostgresDialect({ pool: poolWithout('FOR UPDATE OF p SKIP LOCKED') }) });
   const folders = Array.from({ length: 4 }, () => createFolder(USAGE_PROJECTION, 'live'));
   try {
     const byHand = await countedByHand();
