@@ -6,6 +6,21 @@ CREATE TABLE state_revision (
 ) WITH (fillfactor = 20);
 INSERT INTO state_revision VALUES (0);
 
+-- As reserve_positions, for those who need no moment of the log. p_newest is a position that is known to be taken: partitions below it are not looked at.
+CREATE FUNCTION reserve_position(p_newest bigint) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  event_position bigint;
+  usage_position bigint;
+BEGIN
+  PERFORM pg_advisory_xact_lock(1801812339);
+  SELECT (SELECT e.position FROM events e ORDER BY e.position DESC LIMIT 1), (SELECT u.position FROM usage_events u WHERE u.position >= p_newest ORDER BY u.position DESC LIMIT 1)
+  INTO event_position, usage_position;
+  IF usage_position IS NULL THEN
+    usage_position := (SELECT u.position FROM usage_events u ORDER BY u.position DESC LIMIT 1);
+  END IF;
+  RETURN greatest(event_position, usage_position, 0) + 1;
+END $$;
+
 DROP FUNCTION admit, lock_organization_windows, imported_lookup_ids, trace_of;
 
 -- Locks the windows of those organizations that have caps, and then those of the keys asked for, and brings the former to the present. Answers what time that
@@ -44,9 +59,10 @@ END $$;
 -- "<organization> <stream>"; NULL where that is too much to tell.
 --
 -- p_organization to p_bad_secret run parallel, one element a request; one that would hold nothing but NULLs may be NULL itself, as p_recorded where all are. So it is
--- with the answer's `codes` to `special`, which are NULL where they are what was given, or empty. p_keys to p_month run parallel too, one element for each key that
--- may be let through, in ascending order: p_asked is the sum of the costs, NULL where one of them is 0, the others are its limits. So are those from
--- consumed_keys on; where a key stands there twice, its last element counts.
+-- with the answer's `codes` to `special`, which are NULL where they are what was given, or empty. p_keys to p_tokens run parallel too, one element for each key that
+-- may be let through, in ascending order: p_asked is the sum of the costs, NULL where one of them is 0; p_ceiling what its `total` may come to while nothing but tokens can
+-- refuse it; p_tokens its limit of tokens. So are those from consumed_keys on, of which p_minute to p_month say which are wanted; where a key stands there twice, its
+-- last element counts. p_newest: a position that is known to be taken. p_behind: those whose windows the server takes to be of a second that has passed.
 -- p_request_id with p_trace: the ids that callers chose, and what recognises the secret that each was presented with. p_bad_secret: a hash of each secret that was not
 -- right. p_capped, p_balanced: those organizations that have limits over all their keys, and that keep a balance. p_wake: tells the followers of the log at
 -- once; a caller that has just told them does so again a little later.
@@ -57,9 +73,10 @@ END $$;
 -- 6 monthly, 7 organization_second, 8 organization_minute. Requests that are `recorded` have the positions from first_position on, in their order.
 --
 -- Why it is right under concurrency: facts are looked at before anything is consumed, so what was acknowledged before a request came is known to its answer. The
--- windows of a key are one row, and one UPDATE both reads what is left and takes it. Where another batch changed
+-- windows of a key are one row, and one UPDATE both reads what is left and takes it. What one knew to be left of each window while `total` was T holds as long as `total` has not
+-- grown by more: all that is consumed counts there too, and time only gives back. So one comparison stands for all of a key's limits, until it fails. Where another batch changed
 -- the row first, Postgres runs the expressions again on its new version. A row whose second has passed is brought forward before, under its lock and in a
--- statement of its own, so that the UPDATE sees that. A row may only be ahead of this batch's clock, and then its own second counts, in `recorded_at` too:
+-- statement of its own, so that the UPDATE sees that; where the server did not know, the UPDATE only locks it, and it is asked after that. A row may only be ahead of this batch's clock, and then its own second counts, in `recorded_at` too:
 -- the log and the windows always agree about the sub-bucket. Rows are taken in the order of keys; what deadlocks nevertheless is run again.
 -- An organization with a cap has its windows locked before anything else, so that its requests are counted off in their order; of those that fit there, the
 -- ones that their keys refuse are not charged. Such a one can take the place of a later one in the same batch, at the cap's edge, for that batch alone.
@@ -70,21 +87,21 @@ CREATE FUNCTION admit(
   p_seen bigint, p_revision bigint, p_facts_of uuid[], p_since bigint, p_until bigint,
   p_organization integer[], p_key integer[], p_code smallint[], p_recorded boolean[], p_cost integer[], p_ip inet[], p_endpoint text[], p_detail text[],
   p_request_id text[], p_trace text[], p_bad_secret integer[], p_capped integer[], p_balanced integer[],
-  p_keys integer[], p_asked bigint[], p_minute bigint[], p_tokens bigint[], p_total bigint[], p_day bigint[], p_week bigint[], p_month bigint[],
-  p_failures_to_block integer, p_failure_window interval, p_block_for interval, p_wake boolean,
+  p_behind integer[], p_keys integer[], p_asked bigint[], p_ceiling bigint[], p_tokens bigint[], p_minute boolean, p_day boolean, p_week boolean, p_month boolean,
+  p_failures_to_block integer, p_failure_window interval, p_block_for interval, p_wake boolean, p_newest bigint,
   OUT at timestamptz, OUT stale boolean, OUT seen bigint, OUT revision bigint, OUT changed text[],
   OUT first_position bigint, OUT codes smallint[], OUT rules smallint[], OUT recorded boolean[], OUT special json[],
-  OUT consumed_keys integer[], OUT minute_left bigint[], OUT total_left bigint[], OUT day_left bigint[], OUT week_left bigint[], OUT month_left bigint[]
+  OUT consumed_keys integer[], OUT total_used bigint[], OUT minute_used bigint[], OUT day_used bigint[], OUT week_used bigint[], OUT month_used bigint[]
 ) LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
   present timestamptz := ledger_now();
   present_second bigint;
   present_microsecond bigint := extract(epoch FROM present) * 1000000;
+  blocked boolean;
   suspended integer[];
   -- Whether the codes, and so what the keys are asked for, are others than those given.
   altered boolean := false;
-  behind integer[];
   seconds bigint[];
   short integer[];
   refusals key_refusals[];
@@ -93,7 +110,8 @@ DECLARE
   details text[] := p_detail;
   nth record;
 BEGIN
-  SELECT e.position, s.revision INTO seen, revision FROM state_revision s LEFT JOIN (SELECT position FROM events ORDER BY position DESC LIMIT 1) AS e ON true;
+  SELECT (SELECT e.position FROM events e ORDER BY e.position DESC LIMIT 1), s.revision, EXISTS (SELECT FROM address_failures f WHERE f.blocked_until > present)
+  INTO seen, revision, blocked FROM state_revision s;
   stale := present_microsecond < p_since OR present_microsecond >= p_until;
   IF revision <> p_revision OR seen < p_seen THEN
     stale := stale OR p_facts_of IS NOT NULL;
@@ -117,7 +135,7 @@ BEGIN
   END IF;
   present_second := floor(extract(epoch FROM present));
 
-  IF p_ip IS NOT NULL AND EXISTS (SELECT FROM address_failures f WHERE f.blocked_until > present) THEN
+  IF blocked AND p_ip IS NOT NULL THEN
     FOR nth IN
       SELECT r.ordinal FROM unnest(p_organization, codes, p_ip) WITH ORDINALITY AS r (organization, code, ip, ordinal)
       JOIN address_failures f ON f.organization = r.organization AND f.address = party_of(r.ip)
@@ -187,10 +205,9 @@ BEGIN
   END IF;
 
   IF altered THEN
-    SELECT array_agg(k.key ORDER BY k.key), array_agg(r.cost ORDER BY k.key), array_agg(k.minute ORDER BY k.key), array_agg(k.tokens ORDER BY k.key),
-      array_agg(k.total ORDER BY k.key), array_agg(k.day ORDER BY k.key), array_agg(k.week ORDER BY k.key), array_agg(k.month ORDER BY k.key)
-    INTO p_keys, p_asked, p_minute, p_tokens, p_total, p_day, p_week, p_month
-    FROM unnest(p_keys, p_minute, p_tokens, p_total, p_day, p_week, p_month) AS k (key, minute, tokens, total, day, week, month)
+    SELECT array_agg(k.key ORDER BY k.key), array_agg(r.cost ORDER BY k.key), array_agg(k.ceiling ORDER BY k.key), array_agg(k.tokens ORDER BY k.key)
+    INTO p_keys, p_asked, p_ceiling, p_tokens
+    FROM unnest(p_keys, p_ceiling, p_tokens) AS k (key, ceiling, tokens)
     JOIN (
       SELECT r.key, CASE WHEN min(r.cost) > 0 THEN sum(r.cost) END AS cost
       FROM unnest(p_key, p_cost, codes) AS r (key, cost, code) WHERE r.code = 0 GROUP BY r.key
@@ -201,33 +218,34 @@ BEGIN
     END IF;
   END IF;
 
-  behind := ARRAY(SELECT w.key FROM key_windows w WHERE w.key = ANY (p_keys) AND w.second_bucket < present_second);
-  IF behind <> '{}' THEN
+  IF p_behind IS NOT NULL THEN
     -- All rows of the batch, not only those that are behind: the UPDATE takes the others afterwards, and another batch could hold one of them and wait for one of these.
     PERFORM 1 FROM key_windows WHERE key = ANY (p_keys) ORDER BY key FOR NO KEY UPDATE;
-    PERFORM advance_windows(behind, present);
+    PERFORM advance_windows(p_behind, present);
   END IF;
 
-  -- Nearly always everything fits. What a key has no limit for is NULL, and so is what it is asked for where one of its requests only asks (a cost of 0).
+  -- Nearly always everything fits, and the ceiling tells so. The condition stands there four times, since to work out the cost once would take a plan of its own for
+  -- each row; and arrays are read by subscripts, since unnest copies each of them.
   WITH consumed AS (
-    UPDATE key_windows w SET (total, second_count, half_hour_count, quarter_count) = (
-      SELECT w.total + g.cost, w.second_count + g.cost, w.half_hour_count + g.cost, w.quarter_count + g.cost
-      FROM (
-        SELECT CASE WHEN a.cost <= least(a.minute - w.minute_closed - w.second_count, a.total - w.total, a.day - w.day_closed - w.half_hour_count,
-          a.week - w.week_closed - w.quarter_count, a.month - w.month_closed - w.quarter_count, 9223372036854775807)
-          AND (a.tokens <= w.token_closed + w.token_count) IS NOT TRUE THEN a.cost ELSE 0 END AS cost
-      ) AS g
-    )
-    FROM unnest(p_keys, p_asked, p_minute, p_tokens, p_total, p_day, p_week, p_month) AS a (key, cost, minute, tokens, total, day, week, month)
-    WHERE w.key = a.key
-    RETURNING w.key, new.total = old.total AS short, new.second_bucket, a.minute - new.minute_closed - new.second_count AS minute_left,
-      a.total - new.total AS total_left, a.day - new.day_closed - new.half_hour_count AS day_left,
-      a.week - new.week_closed - new.quarter_count AS week_left, a.month - new.month_closed - new.quarter_count AS month_left
+    UPDATE key_windows w SET
+      total = w.total + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[i] <= p_ceiling[i] AND (p_tokens[i] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[i] ELSE 0 END,
+      second_count = w.second_count + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[i] <= p_ceiling[i] AND (p_tokens[i] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[i] ELSE 0 END,
+      half_hour_count = w.half_hour_count + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[i] <= p_ceiling[i] AND (p_tokens[i] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[i] ELSE 0 END,
+      quarter_count = w.quarter_count + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[i] <= p_ceiling[i] AND (p_tokens[i] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[i] ELSE 0 END
+    FROM generate_series(1, cardinality(p_keys)) AS i
+    WHERE w.key = p_keys[i]
+    RETURNING w.key, new.total = old.total AS short, new.second_bucket, new.total, new.minute_closed + new.second_count AS minute, new.day_closed + new.half_hour_count AS day,
+      new.week_closed + new.quarter_count AS week, new.month_closed + new.quarter_count AS month
   )
-  SELECT array_agg(c.key), array_agg(c.second_bucket), unless_empty(array_agg(c.minute_left)), unless_empty(array_agg(c.total_left)),
-    unless_empty(array_agg(c.day_left)), unless_empty(array_agg(c.week_left)), unless_empty(array_agg(c.month_left)), array_agg(c.key) FILTER (WHERE c.short)
-  INTO consumed_keys, seconds, minute_left, total_left, day_left, week_left, month_left, short
+  SELECT array_agg(c.key), array_agg(c.second_bucket), array_agg(c.total), array_agg(c.minute) FILTER (WHERE p_minute), array_agg(c.day) FILTER (WHERE p_day),
+    array_agg(c.week) FILTER (WHERE p_week), array_agg(c.month) FILTER (WHERE p_month), array_agg(c.key) FILTER (WHERE c.short)
+  INTO consumed_keys, seconds, total_used, minute_used, day_used, week_used, month_used, short
   FROM consumed c;
+
+  IF present_second > ANY (seconds) THEN
+    -- Keys whose second has passed since the server named those that are behind; locked by now, and asked below.
+    PERFORM advance_windows(ARRAY(SELECT s.key FROM unnest(consumed_keys, seconds) AS s (key, second) WHERE s.second < present_second), present);
+  END IF;
 
   IF present_second < ANY (seconds) THEN
     recorded_at := ARRAY(
@@ -236,7 +254,7 @@ BEGIN
   END IF;
 
   IF short IS NOT NULL THEN
-    -- Not everything that these keys are asked for fits, or one of their requests only asks: request by request. Their rows were locked above.
+    -- What these keys are asked for may not fit, or one of their requests only asks: request by request, by the limits themselves. Their rows were locked above.
     WITH asking AS (
       SELECT r.key, array_agg(r.ordinal ORDER BY r.ordinal) AS ordinals, array_agg(r.cost::bigint ORDER BY r.ordinal) AS costs
       FROM unnest(p_key, p_cost, codes) WITH ORDINALITY AS r (key, cost, code, ordinal)
@@ -250,13 +268,13 @@ BEGIN
       )
       FROM asking a JOIN api_keys k ON k.number = a.key
       WHERE w.key = a.key
-      RETURNING w.key, a.ordinals, refusing_rules(a.costs, room_left(k, old)) AS rules, room_left(k, new) AS room
+      RETURNING w.key, a.ordinals, refusing_rules(a.costs, room_left(k, old)) AS rules, new.total, new.minute_closed + new.second_count AS minute,
+        new.day_closed + new.half_hour_count AS day, new.week_closed + new.quarter_count AS week, new.month_closed + new.quarter_count AS month
     )
-    SELECT consumed_keys || array_agg(c.key),
-      CASE WHEN minute_left IS NOT NULL THEN minute_left || array_agg(c.room[1]) END, CASE WHEN total_left IS NOT NULL THEN total_left || array_agg(c.room[3]) END,
-      CASE WHEN day_left IS NOT NULL THEN day_left || array_agg(c.room[4]) END, CASE WHEN week_left IS NOT NULL THEN week_left || array_agg(c.room[5]) END,
-      CASE WHEN month_left IS NOT NULL THEN month_left || array_agg(c.room[6]) END, array_agg(ROW(c.ordinals, c.rules)::key_refusals)
-    INTO consumed_keys, minute_left, total_left, day_left, week_left, month_left, refusals
+    SELECT consumed_keys || array_agg(c.key), total_used || array_agg(c.total), minute_used || array_agg(c.minute) FILTER (WHERE p_minute),
+      day_used || array_agg(c.day) FILTER (WHERE p_day), week_used || array_agg(c.week) FILTER (WHERE p_week), month_used || array_agg(c.month) FILTER (WHERE p_month),
+      array_agg(ROW(c.ordinals, c.rules)::key_refusals)
+    INTO consumed_keys, total_used, minute_used, day_used, week_used, month_used, refusals
     FROM consumed c;
     FOR nth IN SELECT j.ordinal, j.rule FROM unnest(refusals) AS k CROSS JOIN LATERAL unnest(k.ordinals, k.rules) AS j (ordinal, rule) WHERE j.rule > 0 LOOP
       codes[nth.ordinal] := CASE WHEN nth.rule > 2 THEN 10 ELSE 11 END;
@@ -316,18 +334,17 @@ BEGIN
 
   IF recorded IS NULL OR true = ANY (recorded) THEN
     -- After the windows are consumed: the log's lock is the last to be taken, and held for the shortest time.
-    first_position := (SELECT r.first_position FROM reserve_positions() AS r);
+    first_position := reserve_position(p_newest);
     IF false = ANY (recorded) THEN
       positions := ARRAY(
         SELECT CASE WHEN r.recorded THEN first_position - 1 + count(*) FILTER (WHERE r.recorded) OVER (ORDER BY r.ordinal) END
         FROM unnest(recorded) WITH ORDINALITY AS r (recorded, ordinal) ORDER BY r.ordinal);
     END IF;
     INSERT INTO usage_events (position, recorded_at, organization, key, credits, kind, code, ip, endpoint, request_id, detail)
-    SELECT coalesce(positions[r.ordinal], first_position - 1 + r.ordinal), coalesce(recorded_at[r.ordinal], present), r.organization, r.key,
-      CASE r.code WHEN 0 THEN r.cost ELSE 0 END, 1, r.code, r.ip, r.endpoint, r.request_id, r.detail
-    FROM unnest(recorded, p_organization, p_key, codes, p_cost, p_ip, p_endpoint, p_request_id, details)
-      WITH ORDINALITY AS r (recorded, organization, key, code, cost, ip, endpoint, request_id, detail, ordinal)
-    WHERE r.recorded IS NOT FALSE;
+    SELECT coalesce(positions[i], first_position - 1 + i), coalesce(recorded_at[i], present), p_organization[i], p_key[i],
+      CASE codes[i] WHEN 0 THEN p_cost[i] ELSE 0 END, 1, codes[i], p_ip[i], p_endpoint[i], p_request_id[i], details[i]
+    FROM generate_series(1, cardinality(codes)) AS i
+    WHERE recorded[i] IS NOT FALSE;
     IF p_wake THEN
       PERFORM pg_notify('keyledger_log', '');
     END IF;
@@ -336,7 +353,8 @@ BEGIN
       INSERT INTO usage_requests (organization, request_id, position, recorded_at, answer)
       SELECT u.organization, u.request_id, u.position, u.recorded_at, json_build_object(
         'asked', p_trace[r.ordinal], 'at', u.recorded_at, 'code', u.code, 'rule', coalesce(rules[r.ordinal], 0), 'outdated', u.code = 0 AND u.detail IS NOT NULL,
-        'minuteLeft', l.minute_left, 'totalLeft', l.total_left, 'dayLeft', l.day_left, 'weekLeft', l.week_left, 'monthLeft', l.month_left,
+        'minuteLeft', k.requests_per_minute - l.minute, 'totalLeft', k.quota_total - l.total, 'dayLeft', k.quota_daily - l.day, 'weekLeft', k.quota_weekly - l.week,
+        'monthLeft', k.quota_monthly - l.month,
         'retryAt', special[r.ordinal] -> 'retryAt', 'quotaStatus', special[r.ordinal] -> 'quotaStatus', 'key', to_json(k),
         'profile', (SELECT to_json(p) FROM profiles p WHERE p.id = k.profile_id))
       FROM (
@@ -346,8 +364,7 @@ BEGIN
       JOIN usage_events u ON u.position = r.position
       JOIN api_keys k ON k.number = u.key
       LEFT JOIN LATERAL (
-        SELECT * FROM unnest(consumed_keys, minute_left, total_left, day_left, week_left, month_left)
-          WITH ORDINALITY AS l (key, minute_left, total_left, day_left, week_left, month_left, ordinal)
+        SELECT * FROM unnest(consumed_keys, total_used, minute_used, day_used, week_used, month_used) WITH ORDINALITY AS l (key, total, minute, day, week, month, ordinal)
         WHERE l.key = u.key ORDER BY l.ordinal DESC LIMIT 1
       ) AS l ON true
       WHERE u.request_id IS NOT NULL;
@@ -360,6 +377,34 @@ BEGIN
   END IF;
 END $$;
 
+-- Makes a key's windows equal to its usage events, and answers whether they were not. The key is locked meanwhile; its traffic waits, that of others goes on.
+-- Servers that know what was left in them forget it.
+CREATE OR REPLACE FUNCTION repair_windows(p_key integer) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  epoch numeric := extract(epoch FROM ledger_now());
+  logged record;
+  made boolean;
+BEGIN
+  INSERT INTO key_windows (key, second_bucket, half_hour_bucket, quarter_bucket)
+  VALUES (p_key, floor(epoch), floor(epoch / 1800), floor(epoch / 21600)) ON CONFLICT DO NOTHING;
+  made := FOUND;
+  INSERT INTO key_window_buckets (key) VALUES (p_key) ON CONFLICT DO NOTHING;
+  PERFORM lock_windows(ARRAY[p_key]);
+  IF NOT EXISTS (SELECT FROM window_differences(p_key)) THEN
+    RETURN made;
+  END IF;
+  SELECT l.* INTO logged FROM key_windows w CROSS JOIN LATERAL logged_windows(p_key, to_timestamp(w.second_bucket)) AS l WHERE w.key = p_key;
+  UPDATE key_windows SET total = logged.total,
+    second_count = logged.seconds[1], minute_closed = sum_of(logged.seconds[2:]), token_count = logged.tokens[1], token_closed = sum_of(logged.tokens[2:]),
+    half_hour_count = logged.half_hours[1], day_closed = sum_of(logged.half_hours[2:]), quarter_count = logged.quarters[1],
+    week_closed = sum_of(logged.quarters[2:29]), month_closed = sum_of(logged.quarters[2:])
+  WHERE key = p_key;
+  UPDATE key_window_buckets SET seconds = logged.seconds[2:], tokens = logged.tokens[2:], half_hours = logged.half_hours[2:], quarters = logged.quarters[2:]
+  WHERE key = p_key;
+  UPDATE state_revision SET revision = revision + 1;
+  RETURN true;
+END $$;
+
 GRANT SELECT, UPDATE ON state_revision TO keyledger_server;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA keyledger FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION lock_organization_windows, admit TO keyledger_server;
+GRANT EXECUTE ON FUNCTION reserve_position, repair_windows, lock_organization_windows, admit TO keyledger_server;

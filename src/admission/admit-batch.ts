@@ -45,13 +45,13 @@ export type AdmitRow = {
   /** A stored answer, or when a refused request could pass. */
   readonly special: readonly (Special | null)[] | null;
 
-  // An element for each key that could be let through: units left after the batch; null where the key has no such limit. NULL where no key was.
+  // An element for each key that could be let through: units used with the batch. NULL where no key was, and where none was asked for by a limit.
   readonly consumed_keys: readonly (number | null)[] | null;
-  readonly minute_left: Units;
-  readonly total_left: Units;
-  readonly day_left: Units;
-  readonly week_left: Units;
-  readonly month_left: Units;
+  readonly total_used: Units;
+  readonly minute_used: Units;
+  readonly day_used: Units;
+  readonly week_used: Units;
+  readonly month_used: Units;
 };
 
 type Units = readonly (number | null)[] | null;
@@ -85,6 +85,10 @@ export const ADDRESS_BLOCKING: AddressBlocking = { failures: 20, within: '10 min
 export type AdmitOptions = {
   /** Up to where the facts are known to hold. */
   readonly known: Known;
+  /** The second since 1970 that the database's clock is taken to show. */
+  readonly second: number;
+  /** A position that is known to be taken. */
+  readonly newest: bigint;
   /** When the judgements do. */
   readonly validity: Validity;
   readonly blocking: AddressBlocking;
@@ -103,7 +107,7 @@ export function isRecorded({ asked, judgement: { code, key } }: Judged): boolean
 }
 
 /** The one statement of a batch; prepared once a connection. */
-export function admitBatch(batch: readonly Judged[], { known, validity, blocking, wake }: AdmitOptions): QueryConfig {
+export function admitBatch(batch: readonly Judged[], { known, second, newest, validity, blocking, wake }: AdmitOptions): QueryConfig {
   const factsOf = new Set<string>();
   const capped = new Set<number>();
   const balanced = new Set<number>();
@@ -126,10 +130,11 @@ export function admitBatch(batch: readonly Judged[], { known, validity, blocking
     if (known === undefined) keys.set(judgement.key.number, { rules: judgement.key, asked: cost > 0 ? cost : null });
     else known.asked = cost > 0 && known.asked !== null ? known.asked + cost : null;
   }
+  const has = (limit: keyof KeyLimits): boolean => ordered.some(({ rules }) => rules.limits[limit] !== null);
   const ordered = [...keys.values()].sort((a, b) => a.rules.number - b.rules.number);
   return {
     name: 'admit',
-    text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)',
+    text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)',
     types: answerTypes,
     values: [
       known.seen,
@@ -155,19 +160,26 @@ export function admitBatch(batch: readonly Judged[], { known, validity, blocking
       ),
       capped.size === 0 ? null : `{${[...capped].join()}}`,
       balanced.size === 0 ? null : `{${[...balanced].join()}}`,
+      numbers(
+        ordered.filter(({ rules }) => rules.windows.second < second),
+        ({ rules }) => rules.number,
+      ),
       numbers(ordered, ({ rules }) => rules.number),
       numbers(ordered, ({ asked }) => asked, true),
-      ...LIMITS.map((limit) => numbers(ordered, ({ rules }) => rules.limits[limit])),
+      numbers(ordered, ({ rules }) => rules.windows.ceiling),
+      numbers(ordered, ({ rules }) => rules.limits.tokens),
+      has('minute'),
+      has('day'),
+      has('week'),
+      has('month'),
       blocking.failures,
       blocking.within,
       blocking.blockFor,
       wake,
+      newest,
     ],
   };
 }
-
-/** In the order of the statement's parameters. */
-const LIMITS: readonly (keyof KeyLimits)[] = ['minute', 'tokens', 'total', 'day', 'week', 'month'];
 
 /** The text form of an array of what each brings; null where none brings anything, which costs neither side to write and to read. */
 function numbers<Item>(items: readonly Item[], valueOf: (item: Item) => number | null, always = false): string | null {

@@ -19,7 +19,17 @@ import { ADDRESS_BLOCKING, admitBatch, isRecorded, type AddressBlocking, type Ad
 import { repeatAnswer, toAnswer, type Decided } from './answer.ts';
 import type { Asked } from './asked.ts';
 import { createBatcher } from './batcher.ts';
-import { CALLER_FORBIDDEN, CALLER_UNAUTHENTICATED, judge, OTHER_PEPPER, REQUEST_ID_TAKEN, type Facts, type Validity } from './facts.ts';
+import {
+  CALLER_FORBIDDEN,
+  CALLER_UNAUTHENTICATED,
+  judge,
+  OTHER_PEPPER,
+  REQUEST_ID_TAKEN,
+  unitsLeft,
+  ceilingOf,
+  type Facts,
+  type Validity,
+} from './facts.ts';
 import { createFactsCache } from './facts-cache.ts';
 import type { KeyFacts } from './key-facts.ts';
 import { openPipelinedConnection } from './pipelined-connection.ts';
@@ -89,8 +99,11 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
   });
   const usage = createUsageRecorder({ db: database.kysely });
   const facts = createFactsCache(database.kysely, { capacity: CACHED_KEYS, maxRead: MAX_READ });
-  /** The database's clock when it last told, in microseconds. */
-  let nowUs = 0;
+  /** What the database's clock showed when it last told, and when that was by ours. */
+  let told = { atMs: 0, heardMs: 0 };
+  /** Of what was recorded last. */
+  let newest = 0n;
+  const secondNow = (): number => Math.floor((told.atMs + performance.now() - told.heardMs) / SECOND_MS);
   const renewal = createVerifierRenewal({ db: database.kysely, peppers, argon2: options.argon2 });
   const adoption = createVerifierAdoption({ db: database.kysely, argon2: options.argon2, replace: options.replaceVerifier, onError });
   const batcher = createBatcher<Waiting, Outcome>({
@@ -111,7 +124,12 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
       const found = read ?? facts.find(asked);
       if (found === undefined) return;
       places.push(place);
-      judged.push({ asked, facts: found, judgement: judge(found, asked, peppers.current.id, nowUs, validity), fresh: read !== null });
+      judged.push({
+        asked,
+        facts: found,
+        judgement: judge(found, asked, peppers.current.id, told.atMs * 1000, validity),
+        fresh: read !== null,
+      });
     });
     if (judged.length === 0) return outcomes;
     const decided = await admit(judged, validity);
@@ -122,11 +140,14 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
   async function admit(batch: readonly Judged[], validity: Validity): Promise<readonly Outcome[]> {
     for (let attempt = 1; ; attempt++) {
       try {
-        const [row] = await connection.query<AdmitRow>(admitBatch(batch, { known: facts.known(), validity, blocking, wake: gate.open() }));
+        const query = admitBatch(batch, { known: facts.known(), second: secondNow(), newest, validity, blocking, wake: gate.open() });
+        const [row] = await connection.query<AdmitRow>(query);
         if (row === undefined) throw new Error('admit answered no row: the function of migration 0011 was changed.');
-        nowUs = row.at.getTime() * 1000;
+        told = { atMs: row.at.getTime(), heardMs: performance.now() };
         facts.forget(row);
-        return row.stale ? batch.map(() => 'stale') : toVerdicts(batch, row);
+        if (row.stale) return batch.map(() => 'stale');
+        newest = row.first_position ?? newest;
+        return toVerdicts(batch, row);
       } catch (error) {
         if (!isPostgresError(error)) throw error;
         const collided = ['40P01', '40001'].includes(error.code) || isUniqueViolation(error, 'usage_requests_pkey');
@@ -237,7 +258,7 @@ function tellsOfKey(code: number): boolean {
 
 function toVerdicts(batch: readonly Judged[], row: AdmitRow): readonly Verdict[] {
   const atMs = row.at.getTime();
-  const left = leftByKey(row);
+  const left = leftByKey(batch, row);
   let next = row.first_position;
   return batch.map((judged, index) => {
     const { key } = judged.judgement;
@@ -266,17 +287,29 @@ function toVerdicts(batch: readonly Judged[], row: AdmitRow): readonly Verdict[]
 
 const NOTHING_KNOWN_LEFT: Decided['left'] = { minute: null, total: null, daily: null, weekly: null, monthly: null };
 
-function leftByKey(row: AdmitRow): ReadonlyMap<number, Decided['left']> {
-  const left = new Map<number, Decided['left']>();
-  row.consumed_keys?.forEach((key, index) => {
-    if (key === null) return;
-    left.set(key, {
-      minute: row.minute_left?.[index] ?? null,
-      total: row.total_left?.[index] ?? null,
-      daily: row.day_left?.[index] ?? null,
-      weekly: row.week_left?.[index] ?? null,
-      monthly: row.month_left?.[index] ?? null,
-    });
+/** What each key that was asked for has left, which is noted for the next batch. */
+function leftByKey(batch: readonly Judged[], row: AdmitRow): ReadonlyMap<number, Decided['left']> {
+  const places = new Map<number, number>();
+  row.consumed_keys?.forEach((key, place) => {
+    if (key !== null) places.set(key, place);
   });
+  const second = Math.floor(row.at.getTime() / SECOND_MS);
+  const left = new Map<number, Decided['left']>();
+  for (const { judgement } of batch) {
+    const { key } = judgement;
+    const place = key === null ? undefined : places.get(key.number);
+    if (key === null || place === undefined || left.has(key.number)) continue;
+    const total = row.total_used?.[place] ?? 0;
+    const units = unitsLeft(key.limits, {
+      total,
+      minute: row.minute_used?.[place] ?? null,
+      day: row.day_used?.[place] ?? null,
+      week: row.week_used?.[place] ?? null,
+      month: row.month_used?.[place] ?? null,
+    });
+    left.set(key.number, units);
+    key.windows.second = second;
+    key.windows.ceiling = ceilingOf(total, units);
+  }
   return left;
 }

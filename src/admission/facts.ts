@@ -48,8 +48,19 @@ export type KeyRules = {
   readonly origins: ReadonlySet<string> | null;
   readonly permissions: ReadonlySet<string>;
   readonly limits: KeyLimits;
+  readonly windows: KnownWindows;
   /** What an answer tells. */
   readonly told: KeyFacts;
+};
+
+/**
+ * What is known of a key's windows. Only how they are asked depends on it, and never the answer; it changes with each answer.
+ */
+export type KnownWindows = {
+  /** The second since 1970 up to which they have been brought. */
+  second: number;
+  /** What all that it ever used may come to while none of its limits but that of tokens can refuse it. */
+  ceiling: number;
 };
 
 /** Units, null for no such limit. */
@@ -155,4 +166,35 @@ export function addressRanges(ranges: readonly string[]): AddressRanges | null {
 
 function isWithin(address: string, ranges: AddressRanges): boolean {
   return isIPv4(address) ? ranges.ipv4.check(address, 'ipv4') : ranges.ipv6.check(address, 'ipv6');
+}
+
+/** Units that a key has used, within its windows and in all; null where nobody asked. */
+export type KeyUsed = {
+  readonly total: number;
+  readonly minute: number | null;
+  readonly day: number | null;
+  readonly week: number | null;
+  readonly month: number | null;
+};
+
+/** What a key that has used so much has left; null where it has no such limit. */
+export function unitsLeft(limits: KeyLimits, used: KeyUsed) {
+  return {
+    minute: less(limits.minute, used.minute),
+    total: less(limits.total, used.total),
+    daily: less(limits.day, used.day),
+    weekly: less(limits.week, used.week),
+    monthly: less(limits.month, used.month),
+  };
+}
+
+function less(limit: number | null, used: number | null): number | null {
+  return limit === null || used === null ? null : limit - used;
+}
+
+/** See {@link KnownWindows}. */
+export function ceilingOf(total: number, left: ReturnType<typeof unitsLeft>): number {
+  let room = Number.MAX_SAFE_INTEGER - total;
+  for (const units of [left.minute, left.total, left.daily, left.weekly, left.monthly]) if (units !== null && units < room) room = units;
+  return total + room;
 }

@@ -3,7 +3,16 @@ import { sql, type Kysely } from 'kysely';
 import { permissionsOf, ROLES, type Role } from '../domain/permissions.ts';
 import type { Tables } from '../postgres/tables.ts';
 import type { Asked } from './asked.ts';
-import { addressRanges, type KeyRules, type OrganizationFacts, type TokenFacts, type VerifierFacts } from './facts.ts';
+import {
+  addressRanges,
+  ceilingOf,
+  unitsLeft,
+  type KeyRules,
+  type KeyUsed,
+  type OrganizationFacts,
+  type TokenFacts,
+  type VerifierFacts,
+} from './facts.ts';
 import { toKeyFacts, toProfileFacts, type ProfileFacts, type StoredKey, type StoredProfile } from './key-facts.ts';
 
 /** What one snapshot of the database holds of all that some requests are about. */
@@ -55,6 +64,8 @@ type StoredRules = {
   readonly ip_allowlist: readonly string[];
   readonly allowed_origins: readonly string[];
   readonly tokens_per_minute: number | null;
+  readonly second: number | null;
+  readonly used: KeyUsed;
 };
 
 /** Reads who asks and what is presented, for all of some requests, in one statement and so in one snapshot. */
@@ -80,8 +91,10 @@ export async function loadFacts(db: Kysely<Tables>, wanted: readonly Asked[]): P
     keys AS MATERIALIZED (
       SELECT k.number, k.id, k.organization_id, k.name, k.type, k.category, k.permissions, k.metadata, k.expires_at, k.owner_id, k.profile_id, k.quota_total, k.quota_daily,
         k.quota_weekly, k.quota_monthly, k.requests_per_minute, k.tokens_per_minute, k.state, k.archived, k.ip_allowlist, k.allowed_origins,
-        (extract(epoch FROM k.expires_at) * 1000000)::bigint AS expires_us
-      FROM api_keys k WHERE k.number = ANY (ARRAY(SELECT key FROM verifiers))
+        (extract(epoch FROM k.expires_at) * 1000000)::bigint AS expires_us, w.second_bucket AS second,
+        json_build_object('total', w.total, 'minute', w.minute_closed + w.second_count, 'day', w.day_closed + w.half_hour_count, 'week', w.week_closed + w.quarter_count,
+          'month', w.month_closed + w.quarter_count) AS used
+      FROM api_keys k LEFT JOIN key_windows w ON w.key = k.number WHERE k.number = ANY (ARRAY(SELECT key FROM verifiers))
     )
     SELECT (SELECT coalesce(max(position), 0) FROM events) AS position, (SELECT revision FROM state_revision) AS revision,
       (SELECT json_agg(t) FROM tokens t) AS tokens, (SELECT json_agg(v) FROM verifiers v) AS verifiers, (SELECT json_agg(i) FROM imported i) AS imported,
@@ -138,6 +151,14 @@ function toToken({ organization_id, permissions, revoked, expires_us, of_member,
 }
 
 function toRules(key: StoredKey & StoredRules, profiles: ReadonlyMap<string, ProfileFacts>): KeyRules {
+  const limits = {
+    minute: key.requests_per_minute,
+    tokens: key.tokens_per_minute,
+    total: key.quota_total,
+    day: key.quota_daily,
+    week: key.quota_weekly,
+    month: key.quota_monthly,
+  };
   return {
     number: key.number,
     organizationId: key.organization_id,
@@ -147,14 +168,8 @@ function toRules(key: StoredKey & StoredRules, profiles: ReadonlyMap<string, Pro
     addresses: addressRanges(key.ip_allowlist),
     origins: key.allowed_origins.length === 0 ? null : new Set(key.allowed_origins),
     permissions: new Set(key.permissions),
-    limits: {
-      minute: key.requests_per_minute,
-      tokens: key.tokens_per_minute,
-      total: key.quota_total,
-      day: key.quota_daily,
-      week: key.quota_weekly,
-      month: key.quota_monthly,
-    },
+    limits,
+    windows: { second: key.second ?? 0, ceiling: key.second === null ? 0 : ceilingOf(key.used.total, unitsLeft(limits, key.used)) },
     told: toKeyFacts(key, key.profile_id === null ? null : (profiles.get(key.profile_id) ?? null)),
   };
 }
