@@ -14,8 +14,8 @@ import { createContext, type GraphqlContext, type Session } from './context.ts';
 import type { Sessions } from './sessions.ts';
 import { createShareResults } from './share-results.ts';
 
-/** Each takes some 50 to 100 µs: so many together hold up a verification, which takes several rounds, by a few milliseconds at most. */
-const DELIVERIES_A_ROUND = 16;
+/** Each takes some 50 to 100 µs, and a verification some rounds. */
+const DELIVERY_ROUNDS = { atLeast: 16, atMostMs: 5 } as const;
 
 export type Subscribe = (args: ExecutionArgs) => Promise<AsyncGenerator<ExecutionResult, void, undefined> | ExecutionResult>;
 
@@ -26,7 +26,7 @@ export type Subscribe = (args: ExecutionArgs) => Promise<AsyncGenerator<Executio
  */
 export function createSubscribe(sessions: Sessions, logger: Logger): { readonly subscribe: Subscribe; readonly open: () => number } {
   let open = 0;
-  const takeTurn = takeTurns(DELIVERIES_A_ROUND);
+  const takeTurn = takeTurns(DELIVERY_ROUNDS);
   const share = createShareResults();
   const subscribe: Subscribe = async (args) => {
     const caller = args.contextValue as GraphqlContext; // made by createContext on either transport

@@ -26,7 +26,7 @@ export type WaitingFollowers = {
 };
 
 /** One event can concern a thousand followers, and each takes some 50 µs to find that out: requests have their turn in between. */
-const WOKEN_A_ROUND = 32;
+const WAKING_ROUNDS = { atLeast: 32, atMostMs: 5 } as const;
 /** A topic of those who follow usage events, whichever. */
 const USAGE = 'usage';
 
@@ -34,7 +34,7 @@ type Waiter = { resolve: ((after: bigint | null) => void) | null };
 
 export function createWaitingFollowers(): WaitingFollowers {
   const byTopic = new Map<string, Set<Waiter>>();
-  const takeTurn = takeTurns(WOKEN_A_ROUND);
+  const takeTurn = takeTurns(WAKING_ROUNDS);
 
   function wake(topics: Iterable<string>, after: bigint): void {
     for (const topic of topics) {

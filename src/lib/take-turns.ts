@@ -1,34 +1,61 @@
 /** Undefined where it may go on at once, otherwise a promise of its turn. */
 export type TakeTurn = () => Promise<void> | undefined;
 
+export type TurnsOptions = {
+  /** Pieces of work between two looks at the network, however long they take. */
+  readonly atLeast: number;
+  /** And no more than fit into so many milliseconds, nor into the time that everything else took since the last ones. */
+  readonly atMostMs: number;
+};
+
+/** The newest round's share in what a piece of work is taken to cost. */
+const NEWEST = 0.2;
+
 /**
- * Lets so many pieces of work happen between two looks at the network, first come, first served. One event can concern thousands of readers: told without a
- * pause, they would hold up every request for as long as it takes to tell them all.
+ * Lets pieces of work happen between looks at the network, first come, first served. One event can concern thousands of readers: told without a pause, they
+ * would hold up every request for as long as it takes to tell them all; told a few at a time, they would wait for ever on a busy server. So they get as much
+ * time as all else, in short rounds.
  */
-export function takeTurns(perRound: number): TakeTurn {
-  let taken = 0;
+export function takeTurns({ atLeast, atMostMs }: TurnsOptions): TakeTurn {
+  let free = atLeast;
   let scheduled = false;
   let waiting: (() => void)[] = [];
+  let taken = 0;
+  let beganMs = 0;
+  let endedMs = performance.now();
+  let costMs = 0;
 
-  function nextRound(): void {
-    scheduled = false;
-    const due = waiting.slice(0, perRound);
-    waiting = waiting.slice(perRound);
+  function beginRound(): void {
+    beganMs = performance.now();
+    const room = costMs === 0 ? atLeast : Math.max(atLeast, Math.floor(Math.min(atMostMs, beganMs - endedMs) / costMs));
+    const due = waiting.slice(0, room);
+    waiting = waiting.slice(room);
     taken = due.length;
-    if (taken > 0) schedule();
+    free = Math.max(0, atLeast - taken);
     for (const go of due) go();
+  }
+
+  /** Runs in the same turn of the event loop, when what was let go on has come to where it waits for something. */
+  function endRound(): void {
+    endedMs = performance.now();
+    scheduled = false;
+    if (taken === 0) return;
+    const newestMs = (endedMs - beganMs) / taken;
+    costMs = costMs === 0 ? newestMs : (1 - NEWEST) * costMs + NEWEST * newestMs;
+    schedule();
   }
 
   function schedule(): void {
     if (scheduled) return;
     scheduled = true;
-    setImmediate(nextRound);
+    setImmediate(beginRound);
+    setImmediate(endRound);
   }
 
   return () => {
     schedule();
-    if (taken < perRound && waiting.length === 0) {
-      taken++;
+    if (free > 0 && waiting.length === 0) {
+      free--;
       return undefined;
     }
     return new Promise<void>((resolve) => waiting.push(resolve));

@@ -3,8 +3,13 @@ import { expect, test } from 'vitest';
 
 import { takeTurns } from '../../src/lib/take-turns.ts';
 
+function spend(ms: number): void {
+  const until = performance.now() + ms;
+  while (performance.now() < until);
+}
+
 test('work beyond a round waits for later ones, in its order, and the network is looked at in between', async () => {
-  const takeTurn = takeTurns(3);
+  const takeTurn = takeTurns({ atLeast: 3, atMostMs: 0 });
   const done: number[] = [];
   const rounds: number[] = [];
   const work = Array.from({ length: 10 }, async (_, index) => {
@@ -21,8 +26,29 @@ test('work beyond a round waits for later ones, in its order, and the network is
   expect(rounds[0]).toBeLessThan(10);
 });
 
+test('where all else takes long, more is done in a round, and never more than its time', async () => {
+  const takeTurn = takeTurns({ atLeast: 1, atMostMs: 10 });
+  let done = 0;
+  const work = Array.from({ length: 300 }, async () => {
+    await takeTurn();
+    spend(0.5);
+    done++;
+  });
+  const rounds: number[] = [];
+  while (done < 300) {
+    spend(8);
+    const before = done;
+    await nextRound();
+    rounds.push(done - before);
+  }
+  await Promise.all(work);
+  const most = Math.max(...rounds);
+  expect(most).toBeGreaterThan(4);
+  expect(most).toBeLessThan(40);
+});
+
 test('work that comes seldom never waits', async () => {
-  const takeTurn = takeTurns(1);
+  const takeTurn = takeTurns({ atLeast: 1, atMostMs: 0 });
   for (let round = 0; round < 3; round++) {
     expect(takeTurn()).toBeUndefined();
     await nextRound();
