@@ -15,7 +15,7 @@ import type { Sessions } from './sessions.ts';
 import { createShareResults } from './share-results.ts';
 
 /** Each takes some 50 to 100 µs, and a verification some rounds. */
-const DELIVERY_ROUNDS = { atLeast: 16, atMostMs: 5 } as const;
+const DELIVERY_ROUNDS = { atLeast: 4, atMostMs: 2 } as const;
 
 export type Subscribe = (args: ExecutionArgs) => Promise<AsyncGenerator<ExecutionResult, void, undefined> | ExecutionResult>;
 

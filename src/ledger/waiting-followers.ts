@@ -26,7 +26,7 @@ export type WaitingFollowers = {
 };
 
 /** One event can concern a thousand followers, and each takes some 50 µs to find that out: requests have their turn in between. */
-const WAKING_ROUNDS = { atLeast: 32, atMostMs: 5 } as const;
+const WAKING_ROUNDS = { atLeast: 16, atMostMs: 2 } as const;
 /** A topic of those who follow usage events, whichever. */
 const USAGE = 'usage';
 

@@ -4,17 +4,19 @@ export type TakeTurn = () => Promise<void> | undefined;
 export type TurnsOptions = {
   /** Pieces of work between two looks at the network, however long they take. */
   readonly atLeast: number;
-  /** And no more than fit into so many milliseconds, nor into the time that everything else took since the last ones. */
+  /** And no more than fit into so many milliseconds, nor into half of the time that everything else took since the last ones. */
   readonly atMostMs: number;
 };
+
+const SHARE = 0.5;
 
 /** The newest round's share in what a piece of work is taken to cost. */
 const NEWEST = 0.2;
 
 /**
  * Lets pieces of work happen between looks at the network, first come, first served. One event can concern thousands of readers: told without a pause, they
- * would hold up every request for as long as it takes to tell them all; told a few at a time, they would wait for ever on a busy server. So they get as much
- * time as all else, in short rounds.
+ * would hold up every request for as long as it takes to tell them all; told a few at a time, they would wait for ever on a busy server. So they get a third
+ * of the time, in short rounds.
  */
 export function takeTurns({ atLeast, atMostMs }: TurnsOptions): TakeTurn {
   let free = atLeast;
@@ -27,7 +29,7 @@ export function takeTurns({ atLeast, atMostMs }: TurnsOptions): TakeTurn {
 
   function beginRound(): void {
     beganMs = performance.now();
-    const room = costMs === 0 ? atLeast : Math.max(atLeast, Math.floor(Math.min(atMostMs, beganMs - endedMs) / costMs));
+    const room = costMs === 0 ? atLeast : Math.max(atLeast, Math.floor(Math.min(atMostMs, SHARE * (beganMs - endedMs)) / costMs));
     const due = waiting.slice(0, room);
     waiting = waiting.slice(room);
     taken = due.length;
