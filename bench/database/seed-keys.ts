@@ -87,7 +87,7 @@ async function seedChunk(
     if (isRefusal(events)) throw new Error(events.message);
     const state = events.reduce(evolveKey, ABSENT_KEY);
     if (state.kind === 'absent') throw new Error('a key was decided on that is none');
-    const mac = fastVerifier(peppers.current, secret.reveal()).toString('hex');
+    const mac = fastVerifier(peppers.current, secret.reveal());
     return {
       key: { id, number, secret: secret.reveal() },
       events,

@@ -22,7 +22,7 @@ export type VerifyRequest = {
 /** Who asks: a caller whom the edge has authenticated, or the hash of an access token that the batch itself checks, at no extra round trip. */
 export type VerifyCaller =
   | { readonly kind: 'organization'; readonly organizationId: string }
-  | { readonly kind: 'token'; readonly tokenHash: Buffer };
+  | { readonly kind: 'token'; /** SHA-256, in hex. */ readonly tokenHash: string };
 
 export type VerifiedKey = {
   readonly id: string;

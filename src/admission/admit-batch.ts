@@ -156,7 +156,7 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
       texts(batch, ({ asked }) => (asked.request.requestId === null ? null : traceOf(asked.mac))),
       // What tells distinct bad secrets apart: of a keyed MAC, so that nobody can make up a thousand that look like one.
       numbers(batch, ({ asked, judgement }) =>
-        judgement.code === INVALID_KEY && asked.request.ip !== null ? asked.mac.readInt32BE(0) : null,
+        judgement.code === INVALID_KEY && asked.request.ip !== null ? Number.parseInt(asked.mac.slice(0, 8), 16) | 0 : null,
       ),
       capped.size === 0 ? null : `{${[...capped].join()}}`,
       balanced.size === 0 ? null : `{${[...balanced].join()}}`,

@@ -100,9 +100,7 @@ function refusedByRule(decided: Decided): RefusedBy | null {
 
 function verifiedKey(key: KeyFacts | null, outdatedSecret: boolean): VerifiedKey {
   if (key === null) throw new Error('A valid verification came without its key.');
-  const { id, name, type, category, permissions, metadata, expiresAt, organizationId, ownerId } = key;
-  const profile = key.profile === null ? null : { name: key.profile.name, settings: key.profile.settings };
-  return { id, name, type, category, permissions, metadata, expiresAt, profile, organizationId, ownerId, outdatedSecret };
+  return outdatedSecret ? { ...key.verified, outdatedSecret } : key.verified;
 }
 
 function rateLimitOf({ left, atMs }: Decided, key: KeyFacts): VerifyAnswer['rateLimit'] {

@@ -8,6 +8,6 @@ export type Asked = {
   readonly lookupId: string | null;
   /** SHA-256 of a text in a form that is not ours, by which an imported secret is found; null for keys of ours and for what can be no key. */
   readonly foreignHash: Buffer | null;
-  /** The presented secret's MAC under the current pepper. */
-  readonly mac: Buffer;
+  /** The presented secret's MAC under the current pepper, in hex. */
+  readonly mac: string;
 };

@@ -30,7 +30,7 @@ import {
   type Facts,
   type Validity,
 } from './facts.ts';
-import { createFactsCache } from './facts-cache.ts';
+import { createFactsCache, type Known } from './facts-cache.ts';
 import type { KeyFacts } from './key-facts.ts';
 import { openPipelinedConnection } from './pipelined-connection.ts';
 import { createUsageRecorder } from './usage-recorder.ts';
@@ -65,8 +65,8 @@ export type AdmissionOptions = {
 
 export type AdmissionGauges = { queued(): number; inFlight(): number; connected(): boolean };
 
-/** A request on its way; `facts` where they were read for it. */
-type Waiting = { readonly asked: Asked; readonly facts: Facts | null };
+/** A request on its way with its facts: as they were in memory when so much was known, or, where that is null, read for it alone. */
+type Waiting = { readonly asked: Asked; readonly facts: Facts; readonly known: Known | null };
 
 type Verdict = {
   readonly decided: Decided;
@@ -120,15 +120,15 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
     const validity = { sinceUs: 0, untilUs: Number.MAX_SAFE_INTEGER };
     const places: number[] = [];
     const judged: Judged[] = [];
-    batch.forEach(({ asked, facts: read }, place) => {
-      const found = read ?? facts.find(asked);
+    batch.forEach(({ asked, facts: given, known }, place) => {
+      const found = known === null || known === facts.known() ? given : facts.find(asked);
       if (found === undefined) return;
       places.push(place);
       judged.push({
         asked,
         facts: found,
         judgement: judge(found, asked, peppers.current.id, told.atMs * 1000, validity),
-        fresh: read !== null,
+        fresh: known === null,
       });
     });
     if (judged.length === 0) return outcomes;
@@ -174,7 +174,7 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
   async function decide(asked: Asked): Promise<Verdict> {
     const { requestId } = asked.request;
     if (requestId === null) return decideOne(asked);
-    const name = `${asked.caller.kind === 'token' ? asked.caller.tokenHash.toString('latin1') : asked.caller.organizationId} ${requestId}`;
+    const name = `${asked.caller.kind === 'token' ? asked.caller.tokenHash : asked.caller.organizationId} ${requestId}`;
     for (let earlier = named.get(name); earlier !== undefined; earlier = named.get(name)) await earlier.catch(() => undefined); // its own caller is told
     const decision = decideOne(asked);
     named.set(name, decision);
@@ -188,8 +188,10 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
   /** From memory at first; where that turns out to be out of date, by what is read for this request alone, which no later change can overtake. */
   async function decideOne(asked: Asked): Promise<Verdict> {
     for (let tries = 1; tries <= MAX_TRIES; tries++) {
-      const read = tries > 1 || facts.find(asked) === undefined ? await readFacts(asked) : null;
-      const outcome = await batcher.add({ asked, facts: read });
+      const inMemory = tries > 1 ? undefined : facts.find(asked);
+      const outcome = await batcher.add(
+        inMemory === undefined ? { asked, facts: await readFacts(asked), known: null } : { asked, facts: inMemory, known: facts.known() },
+      );
       if (outcome === 'failed')
         throw new AdmissionUnavailableError('The verification failed; see the log of the server.', { retryAfterSeconds: 1 });
       if (outcome !== 'stale') return outcome;

@@ -23,6 +23,7 @@ export type FactsCache = {
   find(asked: Asked): Facts | undefined;
   /** From the database, in a snapshot that is newer than the call. Calls that come while one is under way share the next. */
   read(asked: Asked): Promise<Facts>;
+  /** The same object for as long as what `find` answered holds. */
   known(): Known;
   /** Forgets what has changed. */
   forget(found: Found): void;
@@ -42,8 +43,7 @@ export function createFactsCache(
   const imported = new Map<string, readonly VerifierFacts[]>();
   /** By the key's id, in the order in which they came. */
   const entries = new Map<string, Entry>();
-  let seen = -1n;
-  let revision = -1n;
+  let known: Known = { seen: -1n, revision: -1n };
 
   type Reading = { readonly asked: Asked; readonly resolve: (facts: Facts) => void; readonly reject: (error: unknown) => void };
   let waiting: Reading[] = [];
@@ -69,12 +69,12 @@ export function createFactsCache(
   }
 
   function keep(loaded: LoadedFacts): void {
-    if (loaded.revision > revision) {
+    if (loaded.revision > known.revision) {
       forgetAll();
-      ({ position: seen, revision } = loaded);
+      known = { seen: loaded.position, revision: loaded.revision };
     }
     // A snapshot from before what is known to have changed could bring that back.
-    if (loaded.revision < revision || loaded.position < seen) return;
+    if (loaded.revision < known.revision || loaded.position < known.seen) return;
     for (const [hash, token] of loaded.tokens) tokens.set(hash, token);
     for (const [id, organization] of loaded.organizations) organizations.set(id, organization);
     for (const verifier of loaded.verifiers.values()) keepVerifier(verifier, loaded.position);
@@ -145,9 +145,10 @@ export function createFactsCache(
         }
       });
     },
-    known: () => ({ seen, revision }),
+    known: () => known,
     forget(found) {
       const { changed } = found;
+      const { seen, revision } = known;
       if (found.revision === revision && found.seen === seen) return;
       // The answer to a batch that was sent before another one's answer came.
       if (found.revision < revision || (found.revision === revision && found.seen < seen && changed !== null)) return;
@@ -158,7 +159,7 @@ export function createFactsCache(
           const colon = stream.indexOf(':');
           forgetStream(organizationId, stream.slice(0, colon), stream.slice(colon + 1), found.seen);
         }
-      ({ seen, revision } = found);
+      known = { seen: found.seen, revision: found.revision };
     },
     forgetSecret(lookupId) {
       const verifier = verifiers.get(lookupId);
@@ -170,7 +171,7 @@ export function createFactsCache(
 type Kept = Pick<LoadedFacts, 'tokens' | 'organizations' | 'verifiers' | 'imported'>;
 
 function factsOf({ caller, lookupId, foreignHash }: Asked, kept: Kept): Facts {
-  const token = caller.kind === 'token' ? (kept.tokens.get(caller.tokenHash.toString('latin1')) ?? null) : null;
+  const token = caller.kind === 'token' ? (kept.tokens.get(caller.tokenHash) ?? null) : null;
   const organizationId = caller.kind === 'token' ? token?.organizationId : caller.organizationId;
   const organization = organizationId === undefined ? null : (kept.organizations.get(organizationId) ?? null);
   const verifier =

@@ -26,7 +26,8 @@ export type OrganizationFacts = {
 /** One secret of a key. */
 export type VerifierFacts = {
   readonly lookupId: string;
-  readonly mac: Buffer;
+  /** In hex. */
+  readonly mac: string;
   readonly pepperId: string;
   /** False for an outdated secret. */
   readonly current: boolean;

@@ -1,18 +1,10 @@
 import type { KeyType } from '../domain/key-format.ts';
 import type { JsonValue } from '../lib/canonical-json.ts';
+import type { VerifiedKey } from './admission.ts';
 
 /** What an answer tells of a key. */
-export type KeyFacts = {
+export type KeyFacts = Omit<VerifiedKey, 'profile' | 'outdatedSecret'> & {
   readonly number: number;
-  readonly id: string;
-  readonly organizationId: string;
-  readonly name: string;
-  readonly type: KeyType;
-  readonly category: string;
-  readonly permissions: readonly string[];
-  readonly metadata: JsonValue;
-  readonly expiresAt: Date | null;
-  readonly ownerId: string | null;
   readonly profile: ProfileFacts | null;
   readonly quotas: {
     readonly total: number | null;
@@ -21,6 +13,8 @@ export type KeyFacts = {
     readonly monthly: number | null;
   };
   readonly requestsPerMinute: number | null;
+  /** What it is told as where its current secret passes: the same object each time. */
+  readonly verified: VerifiedKey;
 };
 
 /** The profile of a key, as it was at one version. Keys that have it share it. */
@@ -55,19 +49,25 @@ export function toProfileFacts({ id, version, name, settings }: StoredProfile): 
 }
 
 export function toKeyFacts(key: StoredKey, profile: ProfileFacts | null): KeyFacts {
-  return {
-    number: key.number,
+  const verified: VerifiedKey = {
     id: key.id,
-    organizationId: key.organization_id,
     name: key.name,
     type: key.type,
     category: key.category,
     permissions: key.permissions,
     metadata: key.metadata,
     expiresAt: key.expires_at === null ? null : new Date(key.expires_at),
+    profile: profile === null ? null : { name: profile.name, settings: profile.settings },
+    organizationId: key.organization_id,
     ownerId: key.owner_id,
+    outdatedSecret: false,
+  };
+  return {
+    ...verified,
+    number: key.number,
     profile,
     quotas: { total: key.quota_total, daily: key.quota_daily, weekly: key.quota_weekly, monthly: key.quota_monthly },
     requestsPerMinute: key.requests_per_minute,
+    verified,
   };
 }

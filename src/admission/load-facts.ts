@@ -20,7 +20,7 @@ export type LoadedFacts = {
   /** Of the newest life-cycle event, and of rows that were mended without one. */
   readonly position: bigint;
   readonly revision: bigint;
-  /** By the hash, as latin1 text. */
+  /** By the hash, in hex. */
   readonly tokens: ReadonlyMap<string, TokenFacts>;
   readonly organizations: ReadonlyMap<string, OrganizationFacts>;
   readonly verifiers: ReadonlyMap<string, VerifierFacts>;
@@ -70,7 +70,7 @@ type StoredRules = {
 
 /** Reads who asks and what is presented, for all of some requests, in one statement and so in one snapshot. */
 export async function loadFacts(db: Kysely<Tables>, wanted: readonly Asked[]): Promise<LoadedFacts> {
-  const tokens = distinct(wanted, ({ caller }) => (caller.kind === 'token' ? caller.tokenHash.toString('hex') : null));
+  const tokens = distinct(wanted, ({ caller }) => (caller.kind === 'token' ? caller.tokenHash : null));
   const organizations = distinct(wanted, ({ caller }) => (caller.kind === 'organization' ? caller.organizationId : null));
   const lookupIds = distinct(wanted, ({ lookupId }) => lookupId);
   const hashes = distinct(wanted, ({ foreignHash }) => foreignHash?.toString('hex') ?? null);
@@ -119,7 +119,7 @@ function toFacts(row: Row): LoadedFacts {
     if (key === undefined) continue;
     verifiers.set(stored.lookup_id, {
       lookupId: stored.lookup_id,
-      mac: Buffer.from(stored.mac, 'hex'),
+      mac: stored.mac,
       pepperId: stored.pepper_id,
       current: stored.current,
       expiresUs: stored.expires_us,
@@ -134,7 +134,7 @@ function toFacts(row: Row): LoadedFacts {
   return {
     position: row.position,
     revision: row.revision,
-    tokens: new Map((row.tokens ?? []).map((token) => [Buffer.from(token.hash, 'hex').toString('latin1'), toToken(token)])),
+    tokens: new Map((row.tokens ?? []).map((token) => [token.hash, toToken(token)])),
     organizations: new Map((row.organizations ?? []).map((organization) => [organization.id, organization])),
     verifiers,
     imported,

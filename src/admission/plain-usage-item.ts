@@ -1,14 +1,10 @@
 import type { UsageItem } from './admission.ts';
+import { IPV4, isWhole, matches, REQUEST_ID, TEXT } from './plain-values.ts';
 import { MAX_AGE_MS, MAX_AHEAD_MS, MAX_AMOUNT, MAX_CREDITS, MAX_DURATION_MS, type UsageItemSchema } from './usage-input.ts';
 
 const UUID = /^[\da-f]{8}-[\da-f]{4}-[1-8][\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/;
 /** On a day that every month has. */
 const MOMENT = /^20\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,3})?Z$/;
-const IPV4_PART = '(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)';
-const IPV4 = new RegExp(`^${IPV4_PART}(?:\\.${IPV4_PART}){3}$`);
-const REQUEST_ID = /^[\x21-\x7e]{1,128}$/;
-/** Printable ASCII: no control character, no surrogate. */
-const TEXT = /^[\x20-\x7e]*$/;
 const MAX_ENDPOINT = 256;
 const MAX_MODEL = 128;
 
@@ -69,14 +65,6 @@ export function createPlainUsageItemReader(clock: () => Date): (value: unknown) 
       return null;
     return { requestId, keyId, at, endpoint, status, durationMs, ip, credits, costMicros, tokensIn, tokensOut, model };
   };
-}
-
-function matches(value: unknown, pattern: RegExp): value is string {
-  return typeof value === 'string' && pattern.test(value);
-}
-
-function isWhole(value: unknown, least: number, most: number): value is number {
-  return Number.isInteger(value) && (value as number) >= least && (value as number) <= most;
 }
 
 /** Undefined where it is not plain. */

@@ -37,13 +37,15 @@ export function createVerifierRenewal({
       // Conditions on what was read: a secret that was regenerated meanwhile is left alone.
       const update = db
         .updateTable('key_verifiers')
-        .set({ mac: asked.mac, pepper_id: peppers.current.id })
+        .set({ mac: Buffer.from(asked.mac, 'hex'), pepper_id: peppers.current.id })
         .where('lookup_id', '=', lookupId)
         .where('pepper_id', '=', pepperId)
         .where('argon2', '=', durable);
       const pepper = peppers.get(pepperId);
       if (pepper !== undefined) {
-        const { numUpdatedRows } = await update.where('mac', '=', fastVerifier(pepper, asked.request.key)).executeTakeFirst();
+        const { numUpdatedRows } = await update
+          .where('mac', '=', Buffer.from(fastVerifier(pepper, asked.request.key), 'hex'))
+          .executeTakeFirst();
         return numUpdatedRows === 1n || (await read(lookupId))?.pepper_id === peppers.current.id ? 'renewed' : 'wrong-secret';
       }
       if (isImportedVerifier(durable)) {

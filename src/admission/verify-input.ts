@@ -4,12 +4,16 @@ import { positionOfRequestId } from '../domain/usage.ts';
 import type { VerifyRequest } from './admission.ts';
 import { ipText, objectFault, orNull, plainText, requestIdText } from './request-text.ts';
 
-const MAX_KEY_LENGTH = 512;
-const MAX_COST = 1_000_000;
+export const MAX_KEY_LENGTH = 512;
+export const MAX_COST = 1_000_000;
+export const MAX_PERMISSIONS = 100;
+export const MAX_ENDPOINT = 256;
+export const MAX_ORIGIN = 512;
+export const PERMISSION = /^[A-Za-z0-9_.:*/-]{1,100}$/;
 
 const permission = z
   .string('give the names of permissions')
-  .regex(/^[A-Za-z0-9_.:*/-]{1,100}$/, "a permission is 1 to 100 of the characters A-Z a-z 0-9 _ . : * / -, such as 'read:experiences'");
+  .regex(PERMISSION, "a permission is 1 to 100 of the characters A-Z a-z 0-9 _ . : * / -, such as 'read:experiences'");
 const costFault = `give a whole number from 0 to ${MAX_COST}; 0 asks without consuming`;
 const NONE: readonly string[] = [];
 
@@ -20,7 +24,7 @@ const fields = {
     .describe('the key, as the end client presented it'),
   permissions: z
     .array(permission, 'give a list of permissions')
-    .max(100, 'give at most 100 permissions')
+    .max(MAX_PERMISSIONS, `give at most ${MAX_PERMISSIONS} permissions`)
     .nullish()
     .transform((list) => list ?? NONE)
     .describe('all of them are needed'),
@@ -31,9 +35,9 @@ const fields = {
     .nullish()
     .transform((cost) => cost ?? 1)
     .describe('units to consume, 1 where it is left out; 0 asks without consuming'),
-  endpoint: orNull(plainText(256)).describe('method and path, for the request log'),
+  endpoint: orNull(plainText(MAX_ENDPOINT)).describe('method and path, for the request log'),
   ip: orNull(ipText).describe("the end client's address"),
-  origin: orNull(plainText(512)).describe("the end client's Origin header"),
+  origin: orNull(plainText(MAX_ORIGIN)).describe("the end client's Origin header"),
   environment: orNull(z.enum(['live', 'test'], "give 'live' or 'test'")).describe('refuses keys of the other environment'),
   requestId: orNull(
     requestIdText.refine(

@@ -51,7 +51,7 @@ export async function foundOrganization(
   const { name, ownerName, ownerEmail, team, idempotencyKey } = input.value;
   const actorId = actor?.id ?? SYSTEM_ACTOR_ID;
   const secret = fixed ?? newAccessToken(randomBytes(32));
-  const tokenHash = accessTokenHash(secret.reveal()).toString('hex');
+  const tokenHash = accessTokenHash(secret.reveal());
   return runCommand<FoundedOrganization>(context, {
     actorId,
     operation: 'createOrganization',

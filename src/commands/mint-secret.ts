@@ -28,6 +28,6 @@ export async function mintSecret(
     facts: { lookupId, masked: maskKey(secret), verifierFingerprint: fingerprint(argon2) },
     argon2,
     pepperId: peppers.current.id,
-    mac: fastVerifier(peppers.current, secret.reveal()),
+    mac: Buffer.from(fastVerifier(peppers.current, secret.reveal()), 'hex'),
   };
 }

@@ -105,7 +105,7 @@ export function createTokenCommands(context: CommandContext): TokenCommands {
           const beyond = await guardReach(db, actor, organizationId, memberId, permissions);
           if (beyond !== null) return beyond;
           const tokenId = await newTokenId(db);
-          const tokenHash = accessTokenHash(secret.reveal()).toString('hex');
+          const tokenHash = accessTokenHash(secret.reveal());
           const command: TokenCommand = { kind: 'issue', tokenId, name, memberId, permissions, expiresAt, tokenHash };
           const events = decideToken(ABSENT_TOKEN, command, now);
           return isRefusal(events) ? events : decided(organizationId, actorId, tokenId, 0, events, secret);

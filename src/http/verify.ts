@@ -1,4 +1,5 @@
-import type { Admission, CallerRefused, VerifyAnswer, VerifyCaller, VerifyRequest } from '../admission/admission.ts';
+import type { Admission, CallerRefused, VerifiedKey, VerifyAnswer, VerifyCaller, VerifyRequest } from '../admission/admission.ts';
+import { readPlainQuestion } from '../admission/plain-question.ts';
 import { verifyInputSchema } from '../admission/verify-input.ts';
 import { allows } from '../domain/actor.ts';
 import { ForbiddenError } from '../commands/authorization.ts';
@@ -56,7 +57,7 @@ export function verifyRoute({
     switch (verdict.kind) {
       case 'answer':
         metrics.verified(verdict.code);
-        return answer(exchange, 200, JSON.stringify(verifyAnswerBody(verdict)), rateLimitFields(verdict, Math.floor(Date.now() / 1000)));
+        return answer(exchange, 200, verifyAnswerText(verdict), rateLimitFields(verdict, Math.floor(Date.now() / 1000)));
       case 'unauthenticated':
         return refuse(exchange, 'UNAUTHENTICATED', 'The access token is unknown, expired or revoked.');
       case 'forbidden':
@@ -97,6 +98,8 @@ function parseQuestion(exchange: Exchange, body: Buffer): VerifyRequest | null {
     refuse(exchange, 'BAD_USER_INPUT', `The body is no JSON; send an object such as {"key":"sk_live_…"}.`);
     return null;
   }
+  const plain = readPlainQuestion(given);
+  if (plain !== null) return plain;
   const parsed = verifyInputSchema.safeParse(given);
   if (parsed.success) return parsed.data;
   const { message, field } = describeFaults(parsed.error);
@@ -120,4 +123,24 @@ export function verifyAnswerBody(verdict: VerifyAnswer) {
   if (refusedBy === null) return body;
   const rule = 'quota' in refusedBy ? { quota: refusedBy.quota } : { limit: refusedBy.limit };
   return { ...body, ...rule, httpStatus, retryAfter: refusedBy.retryAfterSeconds };
+}
+
+/** The body as it is sent. That of an answer that lets a request pass is put together from what only it has and from the key, whose text is kept with it. */
+export function verifyAnswerText(verdict: VerifyAnswer): string {
+  const { key, rateLimit, position } = verdict;
+  if (key === null || position === null) return JSON.stringify(verifyAnswerBody(verdict));
+  const limit =
+    rateLimit === null ? 'null' : `{"limit":${rateLimit.limit},"remaining":${rateLimit.remaining},"reset":${rateLimit.resetEpochSeconds}}`;
+  const quotas = verdict.quotas
+    .map(({ window, limit: units, remaining }) => `{"window":"${window}","limit":${units},"remaining":${remaining}}`)
+    .join();
+  return `{"valid":true,"code":"VALID","message":null,"requestId":${JSON.stringify(verdict.requestId)},"position":"${position}","key":${keyText(key)},"rateLimit":${limit},"quotas":[${quotas}]}`;
+}
+
+const keyTexts = new WeakMap<VerifiedKey, string>();
+
+function keyText(key: VerifiedKey): string {
+  let text = keyTexts.get(key);
+  if (text === undefined) keyTexts.set(key, (text = JSON.stringify(key)));
+  return text;
 }

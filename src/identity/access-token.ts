@@ -28,8 +28,8 @@ export function newAccessToken(random: Uint8Array): Secret {
  *
  * It takes a text of any form, since the operator may fix the first owner's token (32 characters at least, which must be random as well).
  */
-export function accessTokenHash(text: string): Buffer {
-  return hash('sha256', text, 'buffer');
+export function accessTokenHash(text: string): string {
+  return hash('sha256', text, 'hex');
 }
 
 // A JWS header is a JSON object, and the base64url of `{"` is `eyJ`. (RFC 7515, 7.1: three parts; the signature may be empty, to be refused later.)

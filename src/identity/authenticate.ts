@@ -60,20 +60,20 @@ type TokenRow = {
  * Looks tokens up in the database, those that are asked for in one turn of the event loop by one statement. Nothing is kept: each answer is younger than its
  * question.
  */
-function createTokenLoader(db: Kysely<Tables>): DataLoader<Buffer, TokenRow | undefined> {
-  async function load(hashes: readonly Buffer[]): Promise<readonly (TokenRow | undefined)[]> {
+function createTokenLoader(db: Kysely<Tables>): DataLoader<string, TokenRow | undefined> {
+  async function load(hashes: readonly string[]): Promise<readonly (TokenRow | undefined)[]> {
     const rows = await db
       .selectFrom('access_tokens as t')
       .leftJoin('members as m', (join) =>
         join.onRef('m.organization_id', '=', 't.organization_id').onRef('m.id', '=', 't.member_id').on('m.removed_at', 'is', null),
       )
       .select(['t.id', 't.token_hash', 't.organization_id', 't.member_id', 't.permissions', 't.expires_at', 'm.role'])
-      .where('t.token_hash', '=', sql<Buffer>`ANY(${hashes}::bytea[])`)
+      .where('t.token_hash', '=', sql<Buffer>`ANY(ARRAY(SELECT decode(h, 'hex') FROM unnest(${hashes}::text[]) AS h))`)
       .where('t.revoked_at', 'is', null)
       .where((where) => where.or([where('t.expires_at', 'is', null), where('t.expires_at', '>', where.fn<Date>('ledger_now'))]))
       .execute();
-    const byHash = new Map(rows.map((row) => [row.token_hash.toString('latin1'), row]));
-    return hashes.map((tokenHash) => byHash.get(tokenHash.toString('latin1')));
+    const byHash = new Map(rows.map((row) => [row.token_hash.toString('hex'), row]));
+    return hashes.map((tokenHash) => byHash.get(tokenHash));
   }
   return new DataLoader(load, { cache: false, maxBatchSize: MAX_LOOKED_UP, batchScheduleFn: (dispatch) => void setImmediate(dispatch) });
 }

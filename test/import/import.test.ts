@@ -147,7 +147,7 @@ describe('import of keys that were made elsewhere', () => {
     const [half] = listAt(await importKeys([{ name: randomName(), hash: sha256(killed) }]), 'apiKeys');
     const halfId = textAt(half, 'keyId');
     const { current } = server.ledger.peppers;
-    await sql`UPDATE key_verifiers SET pepper_id = ${current.id}, mac = ${fastVerifier(current, killed)}::bytea WHERE key_id = ${halfId}`.execute(
+    await sql`UPDATE key_verifiers SET pepper_id = ${current.id}, mac = decode(${fastVerifier(current, killed)}, 'hex') WHERE key_id = ${halfId}`.execute(
       server.ledger.db,
     );
     expect((await verifierOf(halfId))?.argon2).toMatch(/^\$imported-sha256\$/);
