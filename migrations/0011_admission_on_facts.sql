@@ -6,8 +6,10 @@ CREATE TABLE state_revision (
 ) WITH (fillfactor = 20);
 INSERT INTO state_revision VALUES (0);
 
--- As reserve_positions, for those who need no moment of the log. p_newest is a position that is known to be taken: partitions below it are not looked at.
-CREATE FUNCTION reserve_position(p_newest bigint) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+-- As reserve_positions, for verifications, which need no moment of the log. p_newest is a position that is known to be taken: partitions below it are not looked at.
+-- p_seen: the newest life-cycle event that they were decided with. Where one of these organizations was given another plan since, all is to be done again: what is
+-- consumed while there is no cap has to be in the log before one is reckoned from the log.
+CREATE FUNCTION reserve_position(p_newest bigint, p_seen bigint, p_organizations integer[]) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   event_position bigint;
   usage_position bigint;
@@ -15,6 +17,11 @@ BEGIN
   PERFORM pg_advisory_xact_lock(1801812339);
   SELECT (SELECT e.position FROM events e ORDER BY e.position DESC LIMIT 1), (SELECT u.position FROM usage_events u WHERE u.position >= p_newest ORDER BY u.position DESC LIMIT 1)
   INTO event_position, usage_position;
+  IF event_position > p_seen AND EXISTS (
+    SELECT FROM events e JOIN organizations o ON o.id = e.organization_id WHERE e.position > p_seen AND e.type = 'PlanChanged' AND o.number = ANY (p_organizations)
+  ) THEN
+    RAISE EXCEPTION 'the plan was changed meanwhile' USING ERRCODE = 'serialization_failure';
+  END IF;
   IF usage_position IS NULL THEN
     usage_position := (SELECT u.position FROM usage_events u ORDER BY u.position DESC LIMIT 1);
   END IF;
@@ -53,17 +60,18 @@ END $$;
 -- Decides a batch of verifications, consumes their limits and records them, in one transaction. What speaks for and against each request but limits, balances and
 -- blocked addresses the server has decided already (`p_code`), on facts that it keeps; here they are found to be current, or nothing is done.
 --
--- Facts: p_seen is the position of the newest life-cycle event that they include, p_revision that of state_revision, p_facts_of whose they are, NULL where all were
--- read for this batch. Where an event of one of these organizations is newer, or the present lies outside p_since to p_until (microseconds since 1970), between
+-- Facts: p_seen and p_seen_id tell the newest life-cycle event that they include, p_revision that of state_revision, p_facts_of whose they are, NULL where all were
+-- read for these very requests. Where an event of one of these organizations is newer, or the present lies outside p_since to p_until (microseconds since 1970), between
 -- which no expiry lies that the codes rest on, the answer is `stale`. In any case it names as `changed`, up to `seen`, what newer events belong to, as
--- "<organization> <stream>"; NULL where that is too much to tell.
+-- "<organization> <stream>"; NULL where that is too much to tell, and where this log is not the one that the facts are of: an older one that was restored.
 --
 -- p_organization to p_bad_secret run parallel, one element a request; one that would hold nothing but NULLs may be NULL itself, as p_recorded where all are. So it is
 -- with the answer's `codes` to `special`, which are NULL where they are what was given, or empty. p_keys to p_tokens run parallel too, one element for each key that
 -- may be let through, in ascending order: p_asked is the sum of the costs, NULL where one of them is 0; p_ceiling what its `total` may come to while nothing but tokens can
 -- refuse it; p_tokens its limit of tokens. So are those from consumed_keys on, of which p_minute to p_month say which are wanted; where a key stands there twice, its
 -- last element counts. p_newest: a position that is known to be taken. p_behind: those whose windows the server takes to be of a second that has passed.
--- p_request_id with p_trace: the ids that callers chose, and what recognises the secret that each was presented with. p_bad_secret: a hash of each secret that was not
+-- p_request_id with p_trace and p_told: the ids that callers chose, what recognises the secret that each was presented with, and what its answer tells of the key, as
+-- `key` and `profile`. p_bad_secret: a hash of each secret that was not
 -- right. p_capped, p_balanced: those organizations that have limits over all their keys, and that keep a balance. p_wake: tells the followers of the log at
 -- once; a caller that has just told them does so again a little later.
 -- Codes are those of src/domain/usage.ts; besides 100 caller unauthenticated, 101 caller forbidden, 102 the fast verifier was made with another pepper,
@@ -84,12 +92,12 @@ END $$;
 -- Why it is several statements: what nearly no batch needs (caps of organizations, chosen request ids, refusals, bad secrets) would cost every batch its
 -- part of a larger plan's start, and that is most of what a batch of a few dozen costs.
 CREATE FUNCTION admit(
-  p_seen bigint, p_revision bigint, p_facts_of uuid[], p_since bigint, p_until bigint,
+  p_seen bigint, p_seen_id uuid, p_revision bigint, p_facts_of uuid[], p_since bigint, p_until bigint,
   p_organization integer[], p_key integer[], p_code smallint[], p_recorded boolean[], p_cost integer[], p_ip inet[], p_endpoint text[], p_detail text[],
-  p_request_id text[], p_trace text[], p_bad_secret integer[], p_capped integer[], p_balanced integer[],
+  p_request_id text[], p_trace text[], p_told text[], p_bad_secret integer[], p_capped integer[], p_balanced integer[],
   p_behind integer[], p_keys integer[], p_asked bigint[], p_ceiling bigint[], p_tokens bigint[], p_minute boolean, p_day boolean, p_week boolean, p_month boolean,
   p_failures_to_block integer, p_failure_window interval, p_block_for interval, p_wake boolean, p_newest bigint,
-  OUT at timestamptz, OUT stale boolean, OUT seen bigint, OUT revision bigint, OUT changed text[],
+  OUT at timestamptz, OUT stale boolean, OUT seen bigint, OUT seen_id uuid, OUT revision bigint, OUT changed text[],
   OUT first_position bigint, OUT codes smallint[], OUT rules smallint[], OUT recorded boolean[], OUT special json[],
   OUT consumed_keys integer[], OUT total_used bigint[], OUT minute_used bigint[], OUT day_used bigint[], OUT week_used bigint[], OUT month_used bigint[]
 ) LANGUAGE plpgsql VOLATILE AS $$
@@ -110,17 +118,17 @@ DECLARE
   details text[] := p_detail;
   nth record;
 BEGIN
-  SELECT (SELECT e.position FROM events e ORDER BY e.position DESC LIMIT 1), s.revision, EXISTS (SELECT FROM address_failures f WHERE f.blocked_until > present)
-  INTO seen, revision, blocked FROM state_revision s;
+  SELECT coalesce(e.position, 0), e.id, s.revision, EXISTS (SELECT FROM address_failures f WHERE f.blocked_until > present)
+  INTO seen, seen_id, revision, blocked FROM state_revision s LEFT JOIN (SELECT position, id FROM events ORDER BY position DESC LIMIT 1) AS e ON true;
   stale := present_microsecond < p_since OR present_microsecond >= p_until;
-  IF revision <> p_revision OR seen < p_seen THEN
+  IF revision <> p_revision OR seen < p_seen OR (CASE WHEN seen = p_seen THEN seen_id ELSE (SELECT e.id FROM events e WHERE e.position = p_seen) END) IS DISTINCT FROM p_seen_id THEN
     stale := stale OR p_facts_of IS NOT NULL;
   ELSIF seen > p_seen THEN
-    SELECT CASE WHEN count(*) <= 10000 THEN coalesce(array_agg(DISTINCT e.organization_id || ' ' || e.stream) FILTER (WHERE e.version > 1), '{}') END, max(e.position),
+    SELECT CASE WHEN count(*) <= 10000 THEN coalesce(array_agg(DISTINCT e.organization_id || ' ' || e.stream) FILTER (WHERE e.version > 1), '{}') END,
       stale OR (p_facts_of IS NOT NULL AND (count(*) > 10000 OR coalesce(bool_or(e.version > 1 AND e.organization_id = ANY (p_facts_of)), false)))
-    INTO changed, seen, stale
-    -- With the first event of a history something comes into being: no server keeps facts of that.
-    FROM (SELECT position, organization_id, stream, version FROM events WHERE position > p_seen ORDER BY position LIMIT 10001) AS e;
+    INTO changed, stale
+    -- With the first event of a history something comes into being: no server keeps facts of that. What came after the look above is left for the next one.
+    FROM (SELECT organization_id, stream, version FROM events WHERE position > p_seen AND position <= seen ORDER BY position LIMIT 10001) AS e;
   END IF;
   at := present;
   IF stale THEN
@@ -132,6 +140,11 @@ BEGIN
   IF p_capped IS NOT NULL THEN
     present := lock_organization_windows(p_capped, p_keys);
     at := present;
+    -- It may have taken a while.
+    IF extract(epoch FROM present) * 1000000 >= p_until THEN
+      stale := true;
+      RETURN;
+    END IF;
   END IF;
   present_second := floor(extract(epoch FROM present));
 
@@ -212,13 +225,15 @@ BEGIN
       SELECT r.key, CASE WHEN min(r.cost) > 0 THEN sum(r.cost) END AS cost
       FROM unnest(p_key, p_cost, codes) AS r (key, cost, code) WHERE r.code = 0 GROUP BY r.key
     ) AS r ON r.key = k.key;
+    -- Only of rows that are locked below.
+    p_behind := ARRAY(SELECT b FROM unnest(p_behind) AS b WHERE b = ANY (p_keys));
     -- Of an outdated secret that passes after all.
     IF p_detail IS NOT NULL THEN
       details := ARRAY(SELECT CASE r.code WHEN 0 THEN r.detail END FROM unnest(codes, p_detail) WITH ORDINALITY AS r (code, detail, ordinal) ORDER BY r.ordinal);
     END IF;
   END IF;
 
-  IF p_behind IS NOT NULL THEN
+  IF cardinality(p_behind) > 0 THEN
     -- All rows of the batch, not only those that are behind: the UPDATE takes the others afterwards, and another batch could hold one of them and wait for one of these.
     PERFORM 1 FROM key_windows WHERE key = ANY (p_keys) ORDER BY key FOR NO KEY UPDATE;
     PERFORM advance_windows(p_behind, present);
@@ -334,7 +349,7 @@ BEGIN
 
   IF recorded IS NULL OR true = ANY (recorded) THEN
     -- After the windows are consumed: the log's lock is the last to be taken, and held for the shortest time.
-    first_position := reserve_position(p_newest);
+    first_position := reserve_position(p_newest, seen, p_organization);
     IF false = ANY (recorded) THEN
       positions := ARRAY(
         SELECT CASE WHEN r.recorded THEN first_position - 1 + count(*) FILTER (WHERE r.recorded) OVER (ORDER BY r.ordinal) END
@@ -355,14 +370,14 @@ BEGIN
         'asked', p_trace[r.ordinal], 'at', u.recorded_at, 'code', u.code, 'rule', coalesce(rules[r.ordinal], 0), 'outdated', u.code = 0 AND u.detail IS NOT NULL,
         'minuteLeft', k.requests_per_minute - l.minute, 'totalLeft', k.quota_total - l.total, 'dayLeft', k.quota_daily - l.day, 'weekLeft', k.quota_weekly - l.week,
         'monthLeft', k.quota_monthly - l.month,
-        'retryAt', special[r.ordinal] -> 'retryAt', 'quotaStatus', special[r.ordinal] -> 'quotaStatus', 'key', to_json(k),
-        'profile', (SELECT to_json(p) FROM profiles p WHERE p.id = k.profile_id))
+        'retryAt', special[r.ordinal] -> 'retryAt', 'quotaStatus', special[r.ordinal] -> 'quotaStatus', 'key', r.told -> 'key', 'profile', r.told -> 'profile')
       FROM (
-        SELECT r.ordinal, coalesce(positions[r.ordinal], first_position - 1 + r.ordinal) AS position
-        FROM unnest(recorded, p_key) WITH ORDINALITY AS r (recorded, key, ordinal) WHERE r.recorded IS NOT FALSE
+        SELECT r.ordinal, coalesce(positions[r.ordinal], first_position - 1 + r.ordinal) AS position, r.told::json AS told
+        FROM unnest(recorded, p_key, p_told) WITH ORDINALITY AS r (recorded, key, told, ordinal) WHERE r.recorded IS NOT FALSE
       ) AS r
       JOIN usage_events u ON u.position = r.position
-      JOIN api_keys k ON k.number = u.key
+      -- What was told, and not what the key has become since.
+      CROSS JOIN LATERAL json_populate_record(NULL::api_keys, r.told -> 'key') AS k
       LEFT JOIN LATERAL (
         SELECT * FROM unnest(consumed_keys, total_used, minute_used, day_used, week_used, month_used) WITH ORDINALITY AS l (key, total, minute, day, week, month, ordinal)
         WHERE l.key = u.key ORDER BY l.ordinal DESC LIMIT 1
@@ -402,6 +417,43 @@ BEGIN
   UPDATE key_window_buckets SET seconds = logged.seconds[2:], tokens = logged.tokens[2:], half_hours = logged.half_hours[2:], quarters = logged.quarters[2:]
   WHERE key = p_key;
   UPDATE state_revision SET revision = revision + 1;
+  RETURN true;
+END $$;
+
+-- Makes an organization's balance equal to its events, and answers whether it was not. All of the log but its newest end is added up before the log's lock
+-- is taken, so that nobody waits for longer than it takes to read what came meanwhile; unless the balance was switched on or off meanwhile.
+-- Servers that know whether the organization keeps one forget it.
+CREATE OR REPLACE FUNCTION repair_balance(p_organization integer) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  head bigint;
+  micros bigint;
+BEGIN
+  IF NOT EXISTS (SELECT FROM balance_difference(p_organization)) THEN
+    RETURN false;
+  END IF;
+  SELECT h.position, l.micros INTO head, micros
+  FROM (SELECT head_position() AS position) AS h, LATERAL (SELECT logged_balance(p_organization, h.position) AS micros) AS l;
+  PERFORM reserve_positions();
+  IF EXISTS (
+    SELECT FROM events e JOIN organizations o ON e.stream = 'organization:' || o.id
+    WHERE o.number = p_organization AND e.type IN ('BalanceEnabled', 'BalanceDisabled') AND e.position > head
+  ) THEN
+    micros := logged_balance(p_organization, head_position());
+  ELSE
+    micros := micros + (
+      SELECT coalesce(sum((e.data ->> 'micros')::bigint), 0) FROM events e JOIN organizations o ON e.stream = 'organization:' || o.id
+      WHERE o.number = p_organization AND e.type = 'FundsAdded' AND e.position > head
+    ) - (
+      SELECT coalesce(sum(u.cost_micros), 0) FROM usage_events u WHERE u.position > head AND u.organization = p_organization
+    );
+  END IF;
+  UPDATE state_revision SET revision = revision + 1;
+  IF micros IS NULL THEN
+    -- A row that no event accounts for; where it was taken away meanwhile there is nothing to mend.
+    DELETE FROM balances b WHERE b.organization = p_organization;
+    RETURN FOUND;
+  END IF;
+  INSERT INTO balances AS b (organization, micros) VALUES (p_organization, micros) ON CONFLICT (organization) DO UPDATE SET micros = excluded.micros;
   RETURN true;
 END $$;
 

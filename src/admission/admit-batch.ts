@@ -10,12 +10,11 @@ import {
   OTHER_PEPPER,
   type Facts,
   type Judgement,
-  type KeyLimits,
   type KeyRules,
   type Validity,
 } from './facts.ts';
 import type { Known } from './facts-cache.ts';
-import type { StoredKey, StoredProfile } from './key-facts.ts';
+import { toStoredKey, type StoredKey, type StoredProfile } from './key-facts.ts';
 import { traceOf } from './trace-of.ts';
 
 /** A request that was judged, as the batch's statement takes it. */
@@ -33,6 +32,7 @@ export type AdmitRow = {
   /** Nothing was done: the facts are not current, or the judgements don't hold at this moment. */
   readonly stale: boolean;
   readonly seen: bigint;
+  readonly seen_id: string | null;
   readonly revision: bigint;
   readonly changed: readonly string[] | null;
   /** Of the first request that was recorded; the others follow in their order. */
@@ -83,7 +83,7 @@ export type AddressBlocking = { readonly failures: number; readonly within: stri
 export const ADDRESS_BLOCKING: AddressBlocking = { failures: 20, within: '10 minutes', blockFor: '15 minutes' };
 
 export type AdmitOptions = {
-  /** Up to where the facts are known to hold. */
+  /** Up to where the facts were known to hold when they were found. */
   readonly known: Known;
   /** The second since 1970 that the database's clock is taken to show. */
   readonly second: number;
@@ -113,7 +113,7 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
   const balanced = new Set<number>();
   let complete = true;
   let unrecorded = false;
-  const keys = new Map<number, { readonly rules: KeyRules; asked: number | null }>();
+  const keys = new Map<number, AskedKey>();
   for (const judged of batch) {
     const { asked, facts, judgement, fresh } = judged;
     const { organization } = facts;
@@ -125,19 +125,16 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
     if (!fresh) complete = false;
     if (!isRecorded(judged)) unrecorded = true;
     if (judgement.code !== VALID || judgement.key === null) continue;
-    const { cost } = asked.request;
-    const known = keys.get(judgement.key.number);
-    if (known === undefined) keys.set(judgement.key.number, { rules: judgement.key, asked: cost > 0 ? cost : null });
-    else known.asked = cost > 0 && known.asked !== null ? known.asked + cost : null;
+    addAsked(keys, judgement.key, asked.request.cost);
   }
-  const has = (limit: keyof KeyLimits): boolean => ordered.some(({ rules }) => rules.limits[limit] !== null);
-  const ordered = [...keys.values()].sort((a, b) => a.rules.number - b.rules.number);
+  const ordered = [...keys.values()].sort((a, b) => a.number - b.number);
   return {
     name: 'admit',
-    text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)',
+    text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34)',
     types: answerTypes,
     values: [
       known.seen,
+      known.seenId,
       known.revision,
       complete ? null : [...factsOf],
       validity.sinceUs,
@@ -154,6 +151,9 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
       ),
       texts(batch, ({ asked }) => asked.request.requestId),
       texts(batch, ({ asked }) => (asked.request.requestId === null ? null : traceOf(asked.mac))),
+      texts(batch, ({ asked, judgement: { key } }) =>
+        asked.request.requestId === null || key === null ? null : JSON.stringify({ key: toStoredKey(key.told), profile: key.told.profile }),
+      ),
       // What tells distinct bad secrets apart: of a keyed MAC, so that nobody can make up a thousand that look like one.
       numbers(batch, ({ asked, judgement }) =>
         judgement.code === INVALID_KEY && asked.request.ip !== null ? Number.parseInt(asked.mac.slice(0, 8), 16) | 0 : null,
@@ -161,17 +161,17 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
       capped.size === 0 ? null : `{${[...capped].join()}}`,
       balanced.size === 0 ? null : `{${[...balanced].join()}}`,
       numbers(
-        ordered.filter(({ rules }) => rules.windows.second < second),
-        ({ rules }) => rules.number,
+        ordered.filter((key) => key.second < second),
+        ({ number }) => number,
       ),
-      numbers(ordered, ({ rules }) => rules.number),
+      numbers(ordered, ({ number }) => number),
       numbers(ordered, ({ asked }) => asked, true),
-      numbers(ordered, ({ rules }) => rules.windows.ceiling),
-      numbers(ordered, ({ rules }) => rules.limits.tokens),
-      has('minute'),
-      has('day'),
-      has('week'),
-      has('month'),
+      numbers(ordered, ({ ceiling }) => ceiling),
+      numbers(ordered, ({ tokens }) => tokens),
+      ordered.some(({ minute }) => minute),
+      ordered.some(({ day }) => day),
+      ordered.some(({ week }) => week),
+      ordered.some(({ month }) => month),
       blocking.failures,
       blocking.within,
       blocking.blockFor,
@@ -179,6 +179,47 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
       newest,
     ],
   };
+}
+
+/** What a batch asks of one key. */
+type AskedKey = {
+  readonly number: number;
+  /** The sum of the costs; null where one of them is 0. */
+  asked: number | null;
+  second: number;
+  ceiling: number;
+  tokens: number | null;
+  minute: boolean;
+  day: boolean;
+  week: boolean;
+  month: boolean;
+};
+
+function addAsked(keys: Map<number, AskedKey>, { number, limits, windows }: KeyRules, cost: number): void {
+  const known = keys.get(number);
+  if (known === undefined) {
+    keys.set(number, {
+      number,
+      asked: cost > 0 ? cost : null,
+      second: windows.second,
+      ceiling: windows.ceiling,
+      tokens: limits.tokens,
+      minute: limits.minute !== null,
+      day: limits.day !== null,
+      week: limits.week !== null,
+      month: limits.month !== null,
+    });
+    return;
+  }
+  known.asked = cost > 0 && known.asked !== null ? known.asked + cost : null;
+  // Facts that were read for one request may be older than those of another, but no younger than the request: the narrower ones are right for both, since where
+  // they refuse the limits themselves are asked.
+  known.ceiling = Math.min(known.ceiling, windows.ceiling);
+  if (limits.tokens !== null) known.tokens = Math.min(known.tokens ?? limits.tokens, limits.tokens);
+  known.minute ||= limits.minute !== null;
+  known.day ||= limits.day !== null;
+  known.week ||= limits.week !== null;
+  known.month ||= limits.month !== null;
 }
 
 /** The text form of an array of what each brings; null where none brings anything, which costs neither side to write and to read. */

@@ -2,26 +2,36 @@ import type { Kysely } from 'kysely';
 
 import type { Tables } from '../postgres/tables.ts';
 import type { Asked } from './asked.ts';
+import { createBatcher } from './batcher.ts';
 import type { Facts, KeyRules, OrganizationFacts, TokenFacts, VerifierFacts } from './facts.ts';
 import { loadFacts, type LoadedFacts } from './load-facts.ts';
 
 const CACHED_TOKENS = 10_000;
 const CACHED_ORGANIZATIONS = 10_000;
 
-/** Up to where the facts of a batch are known to hold: what the statement that consumes compares the log with. */
-export type Known = { readonly seen: bigint; readonly revision: bigint };
+/** Up to where facts are known to hold: what the statement that consumes compares the log with. */
+export type Known = {
+  /** The newest life-cycle event that they include, by its position and by its id: a log that was restored may have another one there. */
+  readonly seen: bigint;
+  readonly seenId: string | null;
+  /** Of rows that were mended without an event. */
+  readonly revision: bigint;
+};
 
-/** What a batch's statement found: `changed` holds "<organization> <stream>" of what is newer, null where that is too much to tell. */
-export type Found = { readonly seen: bigint; readonly revision: bigint; readonly changed: readonly string[] | null };
+/** What a batch's statement found: `changed` holds "<organization> <stream>" of what is newer, null where that is too much to tell or another log. */
+export type Found = Known & { readonly changed: readonly string[] | null };
 
 /**
  * What decides about requests but what they use up, in memory. None of it is ever trusted: the statement that consumes is told up to which event of the log it was
  * read, and does nothing where a newer one concerns the batch. That something does not exist is not kept, so that a new key is known at once.
  */
 export type FactsCache = {
-  /** From memory; undefined where anything is not there. */
+  /** From memory; undefined where anything is not there. What is found holds up to {@link FactsCache.known} as it is at this very moment. */
   find(asked: Asked): Facts | undefined;
-  /** From the database, in a snapshot that is newer than the call. Calls that come while one is under way share the next. */
+  /**
+   * From the database, in a snapshot that is newer than the call. Calls that come while one is under way share the next. Throws AdmissionUnavailableError where
+   * too many wait.
+   */
   read(asked: Asked): Promise<Facts>;
   /** The same object for as long as what `find` answered holds. */
   known(): Known;
@@ -29,61 +39,71 @@ export type FactsCache = {
   forget(found: Found): void;
   /** Forgets a verifier that was written anew without an event. */
   forgetSecret(lookupId: string): void;
+  /** Forgets everything, and what is being read: the database may be another one by now. */
+  forgetAll(): void;
+  close(): Promise<void>;
 };
 
 type Entry = { readonly rules: KeyRules; readonly position: bigint; readonly verifiers: Set<string>; readonly hashes: Set<string> };
 
+/** Of the reading that is under way: what was forgotten meanwhile, which its snapshot may not know; null where that is everything. */
+type Reading = { readonly since: bigint; missed: string[] | null };
+
+const NOTHING_KNOWN: Known = { seen: -1n, seenId: null, revision: -1n };
+
 export function createFactsCache(
   db: Kysely<Tables>,
-  { capacity, maxRead }: { readonly capacity: number; readonly maxRead: number },
+  options: {
+    readonly capacity: number;
+    /** Requests whose facts are read by one statement, that wait for it, and for how long. */
+    readonly maxRead: number;
+    readonly maxQueued: number;
+    readonly maxWaitMs: number;
+    readonly load?: typeof loadFacts;
+  },
 ): FactsCache {
+  const { capacity, maxRead, maxQueued, maxWaitMs, load = loadFacts } = options;
   const tokens = new Map<string, TokenFacts>();
   const organizations = new Map<string, OrganizationFacts>();
   const verifiers = new Map<string, VerifierFacts>();
   const imported = new Map<string, readonly VerifierFacts[]>();
   /** By the key's id, in the order in which they came. */
   const entries = new Map<string, Entry>();
-  let known: Known = { seen: -1n, revision: -1n };
+  let known = NOTHING_KNOWN;
+  let reading: Reading | undefined;
 
-  type Reading = { readonly asked: Asked; readonly resolve: (facts: Facts) => void; readonly reject: (error: unknown) => void };
-  let waiting: Reading[] = [];
-  let reading = false;
-
-  async function readWaiting(): Promise<void> {
-    reading = true;
-    while (waiting.length > 0) {
-      const readers = waiting.slice(0, maxRead);
-      waiting = waiting.slice(maxRead);
+  const readers = createBatcher<Asked, Facts>({
+    async run(wanted) {
+      reading = { since: known.seen, missed: [] };
       try {
-        const loaded = await loadFacts(
-          db,
-          readers.map(({ asked }) => asked),
-        );
-        keep(loaded);
-        for (const { asked, resolve } of readers) resolve(factsOf(asked, loaded));
-      } catch (error) {
-        for (const { reject } of readers) reject(error);
+        const loaded = await load(db, wanted);
+        keep(loaded, reading);
+        return wanted.map((asked) => factsOf(asked, loaded));
+      } finally {
+        reading = undefined;
       }
-    }
-    reading = false;
-  }
+    },
+    maxInFlight: 1,
+    maxBatch: maxRead,
+    maxQueued,
+    maxWaitMs,
+  });
 
-  function keep(loaded: LoadedFacts): void {
-    if (loaded.revision > known.revision) {
-      forgetAll();
-      known = { seen: loaded.position, revision: loaded.revision };
-    }
-    // A snapshot from before what is known to have changed could bring that back.
-    if (loaded.revision < known.revision || loaded.position < known.seen) return;
-    for (const [hash, token] of loaded.tokens) tokens.set(hash, token);
-    for (const [id, organization] of loaded.organizations) organizations.set(id, organization);
+  function keep(loaded: LoadedFacts, { since, missed }: Reading): void {
+    if (missed === null) return;
+    if (known === NOTHING_KNOWN) known = { seen: loaded.position, seenId: loaded.positionId, revision: loaded.revision };
+    // Of another log, or mended meanwhile: the next batch's answer tells, and all is forgotten.
+    if (loaded.revision !== known.revision || loaded.position < since) return;
+    if (loaded.position === known.seen && loaded.positionId !== known.seenId) return;
+    for (const [hash, token] of loaded.tokens) put(tokens, hash, token, CACHED_TOKENS);
+    for (const [id, organization] of loaded.organizations) put(organizations, id, organization, CACHED_ORGANIZATIONS);
     for (const verifier of loaded.verifiers.values()) keepVerifier(verifier, loaded.position);
     for (const [hash, found] of loaded.imported) {
       imported.set(hash, found);
       for (const { key } of found) entries.get(key.told.id)?.hashes.add(hash);
     }
-    if (tokens.size > CACHED_TOKENS) tokens.clear();
-    if (organizations.size > CACHED_ORGANIZATIONS) organizations.clear();
+    // A snapshot from before what is known to have changed meanwhile would bring that back.
+    if (loaded.position < known.seen) forgetChanged(missed, known.seen);
     for (const keyId of entries.keys()) {
       if (entries.size <= capacity) break;
       forgetKey(keyId);
@@ -111,61 +131,73 @@ export function createFactsCache(
 
   function forgetAll(): void {
     for (const map of [tokens, organizations, verifiers, imported, entries]) map.clear();
+    known = NOTHING_KNOWN;
+    if (reading !== undefined) reading.missed = null;
   }
 
-  function forgetStream(organizationId: string, kind: string, id: string, upTo: bigint): void {
-    switch (kind) {
-      case 'key': {
-        const entry = entries.get(id);
-        if (entry !== undefined && entry.position < upTo) forgetKey(id);
-        return;
+  /** One pass over what is kept, however much has changed. */
+  function forgetChanged(changed: readonly string[], upTo: bigint): void {
+    const profiles = new Set<string>();
+    const changedOrganizations = new Set<string>();
+    for (const name of changed) {
+      const [organizationId = '', stream = ''] = name.split(' ');
+      const colon = stream.indexOf(':');
+      const id = stream.slice(colon + 1);
+      switch (stream.slice(0, colon)) {
+        case 'key': {
+          const entry = entries.get(id);
+          if (entry !== undefined && entry.position < upTo) forgetKey(id);
+          break;
+        }
+        case 'profile':
+          profiles.add(id);
+          break;
+        // A token's own, and that of the organization in which its member has a role.
+        case 'token':
+        case 'organization':
+          changedOrganizations.add(organizationId);
       }
-      case 'profile':
-        for (const [keyId, { rules }] of entries) if (rules.told.profile?.id === id) forgetKey(keyId);
-        return;
-      // A token's own, and that of the organization in which its member has a role.
-      case 'token':
-      case 'organization':
-        organizations.delete(organizationId);
-        for (const [hash, token] of tokens) if (token.organizationId === organizationId) tokens.delete(hash);
     }
+    if (profiles.size > 0)
+      for (const [keyId, { rules }] of entries) if (rules.told.profile !== null && profiles.has(rules.told.profile.id)) forgetKey(keyId);
+    if (changedOrganizations.size > 0)
+      for (const [hash, token] of tokens) if (changedOrganizations.has(token.organizationId)) tokens.delete(hash);
+    for (const id of changedOrganizations) organizations.delete(id);
   }
 
   return {
     find(asked) {
       return complete(asked, factsOf(asked, { tokens, organizations, verifiers, imported }));
     },
-    read(asked) {
-      return new Promise((resolve, reject) => {
-        waiting.push({ asked, resolve, reject });
-        if (!reading) {
-          reading = true;
-          // After the I/O of this turn: what has arrived already is read together.
-          setImmediate(() => void readWaiting());
-        }
-      });
-    },
+    read: (asked) => readers.add(asked),
     known: () => known,
-    forget(found) {
-      const { changed } = found;
-      const { seen, revision } = known;
-      if (found.revision === revision && found.seen === seen) return;
+    forget({ seen, seenId, revision, changed }) {
+      if (revision === known.revision && seen === known.seen && seenId === known.seenId) return;
       // The answer to a batch that was sent before another one's answer came.
-      if (found.revision < revision || (found.revision === revision && found.seen < seen && changed !== null)) return;
-      if (found.revision !== revision || changed === null) forgetAll();
-      else
-        for (const name of changed) {
-          const [organizationId = '', stream = ''] = name.split(' ');
-          const colon = stream.indexOf(':');
-          forgetStream(organizationId, stream.slice(0, colon), stream.slice(colon + 1), found.seen);
-        }
-      known = { seen: found.seen, revision: found.revision };
+      if (revision === known.revision && seen < known.seen && changed !== null) return;
+      if (changed === null || revision !== known.revision) forgetAll();
+      else {
+        forgetChanged(changed, seen);
+        reading?.missed?.push(...changed);
+      }
+      known = { seen, seenId, revision };
     },
     forgetSecret(lookupId) {
       const verifier = verifiers.get(lookupId);
       if (verifier !== undefined) forgetKey(verifier.key.told.id);
     },
+    forgetAll,
+    close: () => readers.close(),
   };
+}
+
+/** What came first goes first where there is too much. */
+function put<Value>(map: Map<string, Value>, name: string, value: Value, capacity: number): void {
+  map.set(name, value);
+  for (const first of map.keys()) {
+    if (map.size <= capacity) return;
+    map.delete(first);
+  }
 }
 
 type Kept = Pick<LoadedFacts, 'tokens' | 'organizations' | 'verifiers' | 'imported'>;

@@ -23,7 +23,7 @@ export type ProfileFacts = { readonly id: string; readonly version: number; read
 /** A row of `profiles` as JSON. */
 export type StoredProfile = ProfileFacts;
 
-/** A row of `api_keys` as JSON. */
+/** A row of `api_keys` as JSON, as far as an answer tells of it. */
 export type StoredKey = {
   readonly number: number;
   readonly id: string;
@@ -42,6 +42,28 @@ export type StoredKey = {
   readonly quota_monthly: number | null;
   readonly requests_per_minute: number | null;
 };
+
+/** As {@link toKeyFacts} takes it. */
+export function toStoredKey(key: KeyFacts): StoredKey {
+  return {
+    number: key.number,
+    id: key.id,
+    organization_id: key.organizationId,
+    name: key.name,
+    type: key.type,
+    category: key.category,
+    permissions: key.permissions,
+    metadata: key.metadata,
+    expires_at: key.expiresAt?.toISOString() ?? null,
+    owner_id: key.ownerId,
+    profile_id: key.profile?.id ?? null,
+    quota_total: key.quotas.total,
+    quota_daily: key.quotas.daily,
+    quota_weekly: key.quotas.weekly,
+    quota_monthly: key.quotas.monthly,
+    requests_per_minute: key.requestsPerMinute,
+  };
+}
 
 /** Without what else a stored row holds. */
 export function toProfileFacts({ id, version, name, settings }: StoredProfile): ProfileFacts {

@@ -17,8 +17,10 @@ import { toKeyFacts, toProfileFacts, type ProfileFacts, type StoredKey, type Sto
 
 /** What one snapshot of the database holds of all that some requests are about. */
 export type LoadedFacts = {
-  /** Of the newest life-cycle event, and of rows that were mended without one. */
+  /** Of the newest life-cycle event; 0 and null where there is none. */
   readonly position: bigint;
+  readonly positionId: string | null;
+  /** Of rows that were mended without an event. */
   readonly revision: bigint;
   /** By the hash, in hex. */
   readonly tokens: ReadonlyMap<string, TokenFacts>;
@@ -32,6 +34,7 @@ const VERIFYING_ROLES: ReadonlySet<Role> = new Set(ROLES.filter((role) => permis
 
 type Row = {
   readonly position: bigint;
+  readonly position_id: string | null;
   readonly revision: bigint;
   readonly tokens: readonly StoredToken[] | null;
   readonly organizations: readonly OrganizationFacts[] | null;
@@ -96,7 +99,7 @@ export async function loadFacts(db: Kysely<Tables>, wanted: readonly Asked[]): P
           'month', w.month_closed + w.quarter_count) AS used
       FROM api_keys k LEFT JOIN key_windows w ON w.key = k.number WHERE k.number = ANY (ARRAY(SELECT key FROM verifiers))
     )
-    SELECT (SELECT coalesce(max(position), 0) FROM events) AS position, (SELECT revision FROM state_revision) AS revision,
+    SELECT coalesce(newest.position, 0) AS position, newest.id AS position_id, (SELECT revision FROM state_revision) AS revision,
       (SELECT json_agg(t) FROM tokens t) AS tokens, (SELECT json_agg(v) FROM verifiers v) AS verifiers, (SELECT json_agg(i) FROM imported i) AS imported,
       (SELECT json_agg(k) FROM keys k) AS keys,
       (SELECT json_agg(p) FROM profiles p WHERE p.id = ANY (ARRAY(SELECT profile_id FROM keys))) AS profiles,
@@ -104,7 +107,10 @@ export async function loadFacts(db: Kysely<Tables>, wanted: readonly Asked[]): P
         SELECT json_agg(json_build_object('id', o.id, 'number', o.number, 'capped', o.requests_per_second IS NOT NULL OR o.requests_per_minute IS NOT NULL,
           'balanced', EXISTS (SELECT FROM balances b WHERE b.organization = o.number)))
         FROM organizations o WHERE o.id = ANY (${organizations}::uuid[] || ARRAY(SELECT organization_id FROM tokens))
-      ) AS organizations`.execute(db);
+      ) AS organizations
+    FROM (VALUES (true)) AS one (row) LEFT JOIN (SELECT position, id FROM events ORDER BY position DESC LIMIT 1) AS newest ON true`.execute(
+    db,
+  );
   const row = rows[0];
   if (row === undefined) throw new Error('The facts of a batch came without a row.');
   return toFacts(row);
@@ -133,6 +139,7 @@ function toFacts(row: Row): LoadedFacts {
   }
   return {
     position: row.position,
+    positionId: row.position_id,
     revision: row.revision,
     tokens: new Map((row.tokens ?? []).map((token) => [token.hash, toToken(token)])),
     organizations: new Map((row.organizations ?? []).map((organization) => [organization.id, organization])),

@@ -18,6 +18,8 @@ export type PipelinedConnection = {
 export function openPipelinedConnection(options: {
   readonly config: pg.ClientConfig;
   readonly onError: (error: Error) => void;
+  /** Before the first statement on a connection. */
+  readonly onConnect: () => void;
 }): PipelinedConnection {
   const closing = new AbortController();
   let newest: GuardedClient | undefined;
@@ -35,6 +37,7 @@ export function openPipelinedConnection(options: {
         await Promise.race([client.connect(), ended]);
         if (closing.signal.aborted) return;
         retryMs = FIRST_RETRY_MS;
+        options.onConnect();
         current = client;
         ready.resolve();
         await ended;

@@ -2,7 +2,7 @@ import type { Kysely } from 'kysely';
 
 import type { Argon2Verifiers } from '../identity/argon2-verifier.ts';
 import { isImportedVerifier, matchesImported } from '../identity/imported-verifier.ts';
-import { fastVerifier, type Peppers } from '../identity/pepper.ts';
+import { fastVerifier, sameMac, type Peppers } from '../identity/pepper.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { AdmissionUnavailableError } from './admission.ts';
 import type { Asked } from './asked.ts';
@@ -25,14 +25,14 @@ export function createVerifierRenewal({
   readonly argon2: Argon2Verifiers;
 }): VerifierRenewal {
   async function read(lookupId: string) {
-    return db.selectFrom('key_verifiers').select(['pepper_id', 'argon2']).where('lookup_id', '=', lookupId).executeTakeFirst();
+    return db.selectFrom('key_verifiers').select(['mac', 'pepper_id', 'argon2']).where('lookup_id', '=', lookupId).executeTakeFirst();
   }
 
   return {
     async renew(asked, lookupId) {
       const verifier = await read(lookupId);
       if (verifier === undefined) return 'wrong-secret';
-      const { pepper_id: pepperId, argon2: durable } = verifier;
+      const { mac, pepper_id: pepperId, argon2: durable } = verifier;
       if (pepperId === peppers.current.id) return 'renewed';
       // Conditions on what was read: a secret that was regenerated meanwhile is left alone.
       const update = db
@@ -43,10 +43,9 @@ export function createVerifierRenewal({
         .where('argon2', '=', durable);
       const pepper = peppers.get(pepperId);
       if (pepper !== undefined) {
-        const { numUpdatedRows } = await update
-          .where('mac', '=', Buffer.from(fastVerifier(pepper, asked.request.key), 'hex'))
-          .executeTakeFirst();
-        return numUpdatedRows === 1n || (await read(lookupId))?.pepper_id === peppers.current.id ? 'renewed' : 'wrong-secret';
+        if (!sameMac(mac.toString('hex'), fastVerifier(pepper, asked.request.key))) return 'wrong-secret';
+        await update.execute();
+        return 'renewed';
       }
       if (isImportedVerifier(durable)) {
         if (!matchesImported(durable, asked.request.key)) return 'wrong-secret';
