@@ -5,7 +5,7 @@ import type { VerifyCaller, VerifyRequest } from '../../src/admission/admission.
 import { accessTokenHash } from '../../src/identity/access-token.ts';
 import { STREAM_KINDS } from '../../src/projections/state-fold.ts';
 import { repairState } from '../../src/projections/state-repair.ts';
-import { asAdmin } from '../support/database.ts';
+import { alterAdmit } from '../support/alter-admit.ts';
 import { done, openTestLedger, type TestLedger } from '../support/ledger.ts';
 
 const open: TestLedger[] = [];
@@ -132,13 +132,7 @@ it('2.1 3.5 whatever is changed on one server is known to the next verification 
 
 it('the control: a server that does not compare its memory with the log is found', async () => {
   const two = await openTwo();
-  await asAdmin(async (client) => {
-    await client.query('SET search_path = keyledger');
-    const { rows } = await client.query<{ definition: string }>(`SELECT pg_get_functiondef('keyledger.admit'::regproc) AS definition`);
-    const definition = rows[0]?.definition ?? '';
-    expect(definition).toContain('IF stale THEN');
-    await client.query(definition.replace('IF stale THEN', 'stale := false; IF stale THEN'));
-  }, two.first.testDatabase.name);
+  await alterAdmit(two.first.testDatabase, 'IF stale THEN', 'stale := false; IF stale THEN');
   const wrong = await outdatedAnswers(two);
   // The rest it learns in time by chance: limits that refuse are read again, and what was just changed may have been forgotten.
   expect(wrong.map((text) => text.split(':')[0])).toEqual(
