@@ -3,7 +3,7 @@ import { AdmissionUnavailableError } from './admission.ts';
 export type BatcherOptions<Item, Answer> = {
   /** Decides items together; the answers in the same order. */
   readonly run: (items: readonly Item[]) => Promise<readonly Answer[]>;
-  /** Batches under way at once: while one is being decided the next one travels. */
+  /** Batches under way at once: while one is being decided the next one travels. A further one starts only when it holds as many as are under way: many small ones cost more. */
   readonly maxInFlight: number;
   readonly maxBatch: number;
   /** Items that wait; one more is refused. */
@@ -36,16 +36,21 @@ export function createBatcher<Item, Answer>(options: BatcherOptions<Item, Answer
   const { run, maxInFlight, maxBatch, maxQueued, maxWaitMs } = options;
   let queue: Waiting<Item, Answer>[] = [];
   let inFlight = 0;
+  let itemsInFlight = 0;
   let scheduled = false;
   let closed: PromiseWithResolvers<void> | undefined;
 
+  function mayStart(): boolean {
+    return queue.length > 0 && inFlight < maxInFlight && queue.length >= Math.min(itemsInFlight, maxBatch);
+  }
+
   function schedule(): void {
-    if (scheduled || inFlight >= maxInFlight || queue.length === 0) return;
+    if (scheduled || !mayStart()) return;
     scheduled = true;
     // After the I/O of this turn: requests whose bytes have arrived already go together.
     setImmediate(() => {
       scheduled = false;
-      while (inFlight < maxInFlight && queue.length > 0) start(takeBatch());
+      while (mayStart()) start(takeBatch());
     });
   }
 
@@ -66,9 +71,11 @@ export function createBatcher<Item, Answer>(options: BatcherOptions<Item, Answer
   function start(batch: readonly Waiting<Item, Answer>[]): void {
     if (batch.length === 0) return;
     inFlight++;
+    itemsInFlight += batch.length;
     run(batch.map((waiting) => waiting.item)).then(
       (answers) => {
         inFlight--;
+        itemsInFlight -= batch.length;
         schedule();
         batch.forEach((waiting, index) => {
           const answer = answers[index];
@@ -79,6 +86,7 @@ export function createBatcher<Item, Answer>(options: BatcherOptions<Item, Answer
       },
       (error: unknown) => {
         inFlight--;
+        itemsInFlight -= batch.length;
         schedule();
         for (const waiting of batch) waiting.reject(error);
         settle();
