@@ -9,6 +9,7 @@ import type { GraphqlDependencies } from './dependencies.ts';
 import type { GraphqlLimits } from './limits.ts';
 import { loadProfiles, type ProfileRow } from './profile-reading.ts';
 import type { UncheckedToken } from './unchecked-token.ts';
+import type { WrittenLists } from './written-lists.ts';
 
 /** Ends what a caller follows: revoked, expired, disconnected, or the server stops. A GraphQLError as the reason is told to the caller. */
 export type Session = { readonly signal: AbortSignal; release(): void };
@@ -25,6 +26,8 @@ export type GraphqlContext = {
   readonly session: Session | null;
   /** Fires when the caller is gone. */
   readonly disconnected: AbortSignal | undefined;
+  /** Where the answer is written as text here; null where a transport does that. */
+  readonly writtenLists: WrittenLists | null;
 } & Loaders;
 
 type Loaders = {
@@ -37,13 +40,14 @@ type Loaders = {
 
 export type Caller = Pick<GraphqlContext, 'deps' | 'limits' | 'actor' | 'authorization' | 'session' | 'disconnected'> & {
   readonly unchecked?: UncheckedToken | null;
+  readonly writtenLists?: WrittenLists | null;
 };
 
 const NO_WINDOWS: KeyWindows = { quotas: [], limits: [] };
 
 /** A context with empty caches. Loaders are made when they are first asked for: most operations need none. */
 export function createContext(caller: Caller): GraphqlContext {
-  const { deps, limits, actor, authorization, session, disconnected, unchecked = null } = caller;
+  const { deps, limits, actor, authorization, session, disconnected, unchecked = null, writtenLists = null } = caller;
   const loaders: { -readonly [Name in keyof Loaders]?: Loaders[Name] } = {};
   return {
     deps,
@@ -53,6 +57,7 @@ export function createContext(caller: Caller): GraphqlContext {
     authorization,
     session,
     disconnected,
+    writtenLists,
     get lastUsed() {
       return (loaders.lastUsed ??= new DataLoader(async (numbers) => {
         deps.onStatisticsRead?.();

@@ -16,6 +16,7 @@ import type { GraphqlDependencies } from './dependencies.ts';
 import { directVerification, type DirectVerification } from './direct-verification.ts';
 import type { GraphqlLimits } from './limits.ts';
 import type { DocumentReader } from './operation.ts';
+import type { WrittenLists } from './written-lists.ts';
 
 /**
  * Answers a query or mutation that came as nearly all do: a POST of a JSON object that tells its length, for an answer in JSON. To Yoga it would be a Request with streams for bodies on its
@@ -48,6 +49,9 @@ type Operation = {
   /** Where one key is verified and nothing else is done. */
   readonly direct: DirectVerification | null;
 };
+
+/** A result, and what of it was written already. */
+type Answer = { readonly result: ExecutionResult; readonly lists: WrittenLists | null };
 
 const JSON_TYPES = new Set(['application/json', 'application/json; charset=utf-8', 'application/json;charset=utf-8']);
 
@@ -92,15 +96,16 @@ export function createPlainPost({ deps, limits, schema, reader, contextOf, unche
     return direct;
   }
 
-  async function run(operation: Operation, authorization: string | undefined): Promise<ExecutionResult> {
+  async function run(operation: Operation, authorization: string | undefined): Promise<Answer> {
     try {
       if (operation.direct !== null) {
         const verified = await verify(operation, operation.direct, uncheckedContextOf(authorization));
-        if (verified !== null) return verified;
+        if (verified !== null) return { result: verified, lists: null };
       }
-      return masked(await executeWith(operation, await contextOf(authorization)));
+      const context = await contextOf(authorization);
+      return { result: masked(await executeWith(operation, context)), lists: context.writtenLists };
     } catch (error) {
-      return { errors: [toClientError(error, logger)] };
+      return { result: { errors: [toClientError(error, logger)] }, lists: null };
     }
   }
 
@@ -135,8 +140,8 @@ export function createPlainPost({ deps, limits, schema, reader, contextOf, unche
       if (body === null) return;
       const operation = operationOf(body);
       if (operation === null) return full(req, res, body);
-      const result = await run(operation, req.headers.authorization);
-      send(res, result, ANSWER_TYPES.get(req.headers.accept) ?? JSON_TYPE);
+      const answer = await run(operation, req.headers.authorization);
+      send(res, answer, ANSWER_TYPES.get(req.headers.accept) ?? JSON_TYPE);
     },
   };
 }
@@ -177,10 +182,16 @@ function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-function send(res: ServerResponse, result: ExecutionResult, type: string): void {
-  if (result.errors === undefined) return write(res, 200, { 'Content-Type': `${type}; charset=utf-8` }, JSON.stringify(result));
-  // Which status and header fields come of errors, and what of them is shown, is Yoga's to say.
-  const { body, init } = processRegularResult(result, { Response: MadeResponse } as never, type) as unknown as MadeResponse;
+function send(res: ServerResponse, { result, lists }: Answer, type: string): void {
+  let init: MadeResponse['init'] = { status: 200, headers: { 'Content-Type': `${type}; charset=utf-8` } };
+  const toText = (made: ExecutionResult): string => {
+    if (made.errors === undefined) return JSON.stringify(made);
+    // Which status and header fields come of errors, and what of them is shown, is Yoga's to say.
+    const response = processRegularResult(made, { Response: MadeResponse } as never, type) as unknown as MadeResponse;
+    init = response.init;
+    return response.body;
+  };
+  const body = lists === null ? toText(result) : lists.textOf(result, toText);
   write(res, init.status, init.headers, body);
 }
 

@@ -17,6 +17,8 @@ import type { GraphqlContext } from './context.ts';
 export type PlainSelection = {
   /** Throws at whatever is not as the schema says, be it a null or a promise: then graphql-js is asked, which says what is wrong. */
   take(source: unknown, context: GraphqlContext): Readonly<Record<string, unknown>>;
+  /** The same, field by field. */
+  readonly inOrder: readonly Field[];
   /** How many fields are in it, and on how many levels: its cost, since no field has arguments. */
   readonly fields: number;
   readonly depth: number;
@@ -45,6 +47,7 @@ export function plainSelection(type: GraphQLObjectType, { selections }: Selectio
   }
   const inOrder = [...taken.values()];
   return {
+    inOrder,
     fields,
     depth,
     take(source, context) {

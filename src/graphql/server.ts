@@ -15,6 +15,7 @@ import { createDocumentReader, type DocumentReader } from './operation.ts';
 import { buildSchema } from './schema.ts';
 import { createSessions } from './sessions.ts';
 import { createWebSocketAdapter } from './ws-adapter.ts';
+import { createWrittenLists, type WrittenLists } from './written-lists.ts';
 
 export { buildSchema } from './schema.ts';
 export type { GraphqlDependencies } from './dependencies.ts';
@@ -61,12 +62,16 @@ export function createGraphqlServer(deps: GraphqlDependencies): GraphqlServer {
     plugins: [operationPlugin(reader, subscribe)],
   });
 
-  async function contextOf(authorization: string | undefined, disconnected?: AbortSignal): Promise<GraphqlContext> {
+  async function contextOf(
+    authorization: string | undefined,
+    disconnected?: AbortSignal,
+    writtenLists?: WrittenLists,
+  ): Promise<GraphqlContext> {
     const found = await deps.authenticate(authorization);
     if (found.kind === 'refused') throw unauthenticated(found.message, true);
     if (found.kind === 'unavailable') throw serviceUnavailable(found.message, 1);
     const actor = found.kind === 'actor' ? found.actor : null;
-    return createContext({ deps, limits, actor, authorization, session: null, disconnected });
+    return createContext({ deps, limits, actor, authorization, session: null, disconnected, writtenLists: writtenLists ?? null });
   }
 
   function uncheckedContextOf(authorization: string | undefined): GraphqlContext | null {
@@ -81,7 +86,7 @@ export function createGraphqlServer(deps: GraphqlDependencies): GraphqlServer {
     limits,
     schema,
     reader,
-    contextOf,
+    contextOf: (authorization) => contextOf(authorization, undefined, createWrittenLists()),
     uncheckedContextOf,
     full: async (req, res, body) => yoga(withBody(req, [body]), res),
   });

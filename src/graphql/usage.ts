@@ -85,9 +85,10 @@ export function addUsage(builder: Builder, enums: Enums, types: TypeRefs) {
       series: t.field({
         type: [point],
         description: 'Oldest first, with zeros where nothing happened; 10,000 points at most.',
-        resolve: async ({ subject, from, to, granularity }, _args, { deps }) => [
-          ...(await usageSeries(statistics(deps), subject, { from, to }, granularity)),
-        ],
+        resolve: async ({ subject, from, to, granularity }, _args, context, info) => {
+          const points = await usageSeries(statistics(context.deps), subject, { from, to }, granularity);
+          return context.writtenLists?.take(points, context, info) ?? [...points];
+        },
       }),
     }),
   });
