@@ -61,7 +61,7 @@ END $$;
 -- blocked addresses the server has decided already (`p_code`), on facts that it keeps; here they are found to be current, or nothing is done.
 --
 -- Facts: p_seen and p_seen_id tell the newest life-cycle event that they include, p_revision that of state_revision, p_facts_of whose they are, NULL where all were
--- read for these very requests. Where an event of one of these organizations is newer, or the present lies outside p_since to p_until (microseconds since 1970), between
+-- read for these very requests, p_keys_named whether all keys among them stand in p_key. Where an event is newer that concerns them, or the present lies outside p_since to p_until (microseconds since 1970), between
 -- which no expiry lies that the codes rest on, the answer is `stale`. In any case it names as `changed`, up to `seen`, what newer events belong to, as
 -- "<organization> <stream>"; NULL where that is too much to tell, and where this log is not the one that the facts are of: an older one that was restored.
 --
@@ -92,7 +92,7 @@ END $$;
 -- Why it is several statements: what nearly no batch needs (caps of organizations, chosen request ids, refusals, bad secrets) would cost every batch its
 -- part of a larger plan's start, and that is most of what a batch of a few dozen costs.
 CREATE FUNCTION admit(
-  p_seen bigint, p_seen_id uuid, p_revision bigint, p_facts_of uuid[], p_since bigint, p_until bigint,
+  p_seen bigint, p_seen_id uuid, p_revision bigint, p_facts_of uuid[], p_keys_named boolean, p_since bigint, p_until bigint,
   p_organization integer[], p_key integer[], p_code smallint[], p_recorded boolean[], p_cost integer[], p_ip inet[], p_endpoint text[], p_detail text[],
   p_request_id text[], p_trace text[], p_told text[], p_bad_secret integer[], p_capped integer[], p_balanced integer[],
   p_behind integer[], p_keys integer[], p_asked bigint[], p_ceiling bigint[], p_tokens bigint[], p_minute boolean, p_day boolean, p_week boolean, p_month boolean,
@@ -125,7 +125,11 @@ BEGIN
     stale := stale OR p_facts_of IS NOT NULL;
   ELSIF seen > p_seen THEN
     SELECT CASE WHEN count(*) <= 10000 THEN coalesce(array_agg(DISTINCT e.organization_id || ' ' || e.stream) FILTER (WHERE e.version > 1), '{}') END,
-      stale OR (p_facts_of IS NOT NULL AND (count(*) > 10000 OR coalesce(bool_or(e.version > 1 AND e.organization_id = ANY (p_facts_of)), false)))
+      stale OR (p_facts_of IS NOT NULL AND (count(*) > 10000 OR coalesce(bool_or(
+        CASE WHEN e.version = 1 OR e.organization_id <> ALL (p_facts_of) THEN false
+          WHEN e.stream LIKE 'key:%' THEN NOT p_keys_named OR EXISTS (SELECT FROM api_keys k WHERE k.id = substr(e.stream, 5)::uuid AND k.number = ANY (p_key))
+          ELSE e.stream LIKE 'token:%' OR e.stream LIKE 'organization:%' OR e.stream LIKE 'profile:%'
+        END), false)))
     INTO changed, stale
     -- With the first event of a history something comes into being: no server keeps facts of that. What came after the look above is left for the next one.
     FROM (SELECT organization_id, stream, version FROM events WHERE position > p_seen AND position <= seen ORDER BY position LIMIT 10001) AS e;

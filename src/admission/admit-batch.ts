@@ -112,6 +112,7 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
   const capped = new Set<number>();
   const balanced = new Set<number>();
   let complete = true;
+  let keysNamed = true;
   let unrecorded = false;
   const keys = new Map<number, AskedKey>();
   for (const judged of batch) {
@@ -123,6 +124,7 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
       if (organization.balanced) balanced.add(organization.number);
     }
     if (!fresh) complete = false;
+    if (!fresh && facts.verifier !== null && judgement.key === null) keysNamed = false;
     if (!isRecorded(judged)) unrecorded = true;
     if (judgement.code !== VALID || judgement.key === null) continue;
     addAsked(keys, judgement.key, asked.request.cost);
@@ -130,13 +132,14 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
   const ordered = [...keys.values()].sort((a, b) => a.number - b.number);
   return {
     name: 'admit',
-    text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34)',
+    text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35)',
     types: answerTypes,
     values: [
       known.seen,
       known.seenId,
       known.revision,
       complete ? null : [...factsOf],
+      keysNamed,
       validity.sinceUs,
       validity.untilUs,
       numbers(batch, ({ facts }) => facts.organization?.number ?? null),

@@ -1,11 +1,10 @@
-import { randomBytes } from 'node:crypto';
+import { hash, randomBytes } from 'node:crypto';
 
 import { sql } from 'kysely';
 import { afterEach, expect, it } from 'vitest';
 
 import type { VerifyCaller } from '../../src/admission/admission.ts';
 import { check } from '../../src/audit/check.ts';
-import { hash } from 'node:crypto';
 import { accessTokenHash } from '../../src/identity/access-token.ts';
 import { alterAdmit } from '../support/alter-admit.ts';
 import { done, openTestLedger, type TestLedger } from '../support/ledger.ts';
@@ -14,7 +13,7 @@ import { organizationWindowFaults, windowFaults } from '../support/window-faults
 import { staleAnswers, type Changed, type Observed } from './interval-checker.ts';
 
 const CALLERS = 32;
-const CAP = 400;
+const CAP = 100;
 const PLAIN_KEYS = 12;
 /** Changes one after the other by each of so many. */
 const CHURNERS = 4;
@@ -32,7 +31,12 @@ async function openTwo() {
   return { first, second };
 }
 
-type Question = { readonly subject: string; readonly secret: string; readonly caller: VerifyCaller; readonly permissions: readonly string[] };
+type Question = {
+  readonly subject: string;
+  readonly secret: string;
+  readonly caller: VerifyCaller;
+  readonly permissions: readonly string[];
+};
 
 /**
  * Verifications on two servers without pause, while all that decides about them is changed as fast as the log takes it: the keys asked about, others of the same
@@ -109,11 +113,15 @@ async function churn({ first, second }: { first: TestLedger; second: TestLedger 
     async () => {
       for (let turn = 1; going(); turn++) {
         await change('switched', 'deactivate', 'INACTIVE', async () => done(await keys.deactivate(owner, { id: switched.keyId })));
-        await change('narrowed', 'narrow', 'PERMISSION_DENIED', async () => done(await keys.update(owner, { id: narrowed.keyId, permissions: [] })));
+        await change('narrowed', 'narrow', 'PERMISSION_DENIED', async () =>
+          done(await keys.update(owner, { id: narrowed.keyId, permissions: [] })),
+        );
         const least = { ...unlimited, total: 1 };
         await change('lifted', 'lower', 'QUOTA_EXCEEDED', async () => done(await keys.update(owner, { id: lifted.keyId, quotas: least })));
         await change('switched', 'activate', 'VALID', async () => done(await keys.activate(owner, { id: switched.keyId })));
-        await change('narrowed', 'widen', 'VALID', async () => done(await keys.update(owner, { id: narrowed.keyId, permissions: ['read'] })));
+        await change('narrowed', 'widen', 'VALID', async () =>
+          done(await keys.update(owner, { id: narrowed.keyId, permissions: ['read'] })),
+        );
         await change('lifted', 'lift', 'VALID', async () => done(await keys.update(owner, { id: lifted.keyId, quotas: unlimited })));
         done(await profiles.update(owner, { id: profiled, settings: { rate: turn } }));
       }
@@ -127,7 +135,11 @@ async function churn({ first, second }: { first: TestLedger; second: TestLedger 
         );
         await change(subject, 'regenerate', 'VALID', nothing);
         about(subject, secret?.reveal() ?? '');
-        if (questions.length > 40) questions.splice(questions.findIndex((one) => one.subject.startsWith('renewed')), 1);
+        if (questions.length > 40)
+          questions.splice(
+            questions.findIndex((one) => one.subject.startsWith('renewed')),
+            1,
+          );
         const role = (to: string) => async () => done(await organizations.changeMemberRole(owner, { id: memberId, role: to }));
         await change('member', 'lower role', 'forbidden', role('AUDITOR'));
         await change('member', 'raise role', 'VALID', role('ADMIN'));
@@ -149,16 +161,18 @@ async function churn({ first, second }: { first: TestLedger; second: TestLedger 
       for (let turn = 1; going(); turn++) {
         const secret = `elsewhere_${randomBytes(16).toString('hex')}`;
         const name = `Elsewhere ${turn}`;
-        const [imported] = done(
-          await imports.importKeys(owner, { organizationId, keys: [{ name, hash: hash('sha256', secret, 'hex') }] }),
-        ).result.keyIds;
+        const [imported] = done(await imports.importKeys(owner, { organizationId, keys: [{ name, hash: hash('sha256', secret, 'hex') }] }))
+          .result.keyIds;
         const subject = `imported ${turn}`;
         await change(subject, 'import', 'VALID', nothing);
         about(subject, secret);
         await new Promise((resolve) => setTimeout(resolve, 20));
         await change(subject, 'delete', 'INVALID_KEY', async () => done(await keys.delete(owner, { id: imported, confirmName: name })));
         await new Promise((resolve) => setTimeout(resolve, 20));
-        questions.splice(questions.findIndex((one) => one.subject === subject), 1);
+        questions.splice(
+          questions.findIndex((one) => one.subject === subject),
+          1,
+        );
       }
     },
   ];

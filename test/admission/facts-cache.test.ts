@@ -72,8 +72,7 @@ function snapshotOf({ position, revision, keys, tokens }: Stored, wanted: readon
     const organizationId = caller.kind === 'token' ? tokens[caller.tokenHash] : caller.organizationId;
     if (organizationId === undefined) continue;
     organizations.set(organizationId, { id: organizationId, number: 1, capped: false, balanced: false });
-    if (caller.kind === 'token')
-      foundTokens.set(caller.tokenHash, { organizationId, valid: true, mayVerify: true, expiresUs: null });
+    if (caller.kind === 'token') foundTokens.set(caller.tokenHash, { organizationId, valid: true, mayVerify: true, expiresUs: null });
   }
   return { position, positionId: idOf(position), revision, tokens: foundTokens, organizations, verifiers, imported };
 }
@@ -284,7 +283,11 @@ it('ten thousand changes of profiles and tokens are forgotten in one pass over a
         const key = { organizationId: 'acme', told: { id, profile: { id: profile } } } as unknown as KeyRules;
         verifiers.set(id, { lookupId: id, mac: '', pepperId: 'p1', current: true, expiresUs: null, key });
       }
-      return Promise.resolve({ ...all, verifiers, organizations: new Map([['acme', { id: 'acme', number: 1, capped: false, balanced: false }]]) });
+      return Promise.resolve({
+        ...all,
+        verifiers,
+        organizations: new Map([['acme', { id: 'acme', number: 1, capped: false, balanced: false }]]),
+      });
     },
   });
   await cache.read(asked({ secret: 'k0' }));
