@@ -1,12 +1,9 @@
 import type { Database } from '../postgres/pool.ts';
 import { createActivityLoop } from './activity-loop.ts';
-import { evaluateBalances } from './evaluate-balances.ts';
 import { evaluateStatistics, STATISTICS_POSITION } from './evaluate-statistics.ts';
-import { raiseByChange } from './evaluate-times.ts';
-import { evaluateWindows } from './evaluate-windows.ts';
 import { followLogPages } from './follow-log-pages.ts';
+import { followUses } from './follow-uses.ts';
 import { createRaiseAlerts } from './raise-alerts.ts';
-import { readTouched } from './read-touched.ts';
 import { createTimeLoop } from './time-loop.ts';
 
 /** Everything that raises alerts. Any number of servers run it. */
@@ -33,23 +30,10 @@ const STATISTICS_PAUSE_MS = 200;
 
 export function createAlerting({ database, pollMs, timeMs = 60 * SECOND_MS, onError }: AlertingOptions): Alerting {
   const raise = createRaiseAlerts(database.kysely);
-  const closing = new AbortController();
   const failed = (what: string) => (error: Error) => {
     onError(new Error(`Alerts of ${what} could not be evaluated; it is tried again.`, { cause: error }));
   };
-  const windows = followLogPages({
-    database,
-    name: 'windows',
-    pollMs,
-    pauseMs: WINDOWS_PAUSE_MS,
-    work: async (db, page) => {
-      const touched = await readTouched(db, page);
-      await raise(await evaluateWindows(db, touched));
-      await raise(await evaluateBalances(db, touched));
-      await raiseByChange(db, touched, { raise, signal: closing.signal, keepLeading: () => Promise.resolve() });
-    },
-    onError: failed('quotas, limits and balances'),
-  });
+  const uses = followUses({ database, raise, pollMs, pauseMs: WINDOWS_PAUSE_MS, onError: failed('quotas, limits and balances') });
   const statistics = followLogPages({
     database,
     name: 'statistics',
@@ -63,12 +47,11 @@ export function createAlerting({ database, pollMs, timeMs = 60 * SECOND_MS, onEr
   const activity = createActivityLoop({ database, raise, intervalMs: timeMs, onError: failed('unusual activity') });
   return {
     wake() {
-      windows.wake();
+      uses.wake();
       statistics.wake();
     },
     async stop() {
-      closing.abort();
-      await Promise.all([windows.stop(), statistics.stop(), times.stop(), activity.stop()]);
+      await Promise.all([uses.stop(), statistics.stop(), times.stop(), activity.stop()]);
     },
   };
 }

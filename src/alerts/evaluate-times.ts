@@ -3,7 +3,7 @@ import { sql, type Kysely, type RawBuilder } from 'kysely';
 import { timeFinding, TIME_KINDS, type TimeFacts, type TimeKind } from '../domain/time-alerts.ts';
 import { databaseNow } from '../ledger/run-command.ts';
 import type { Tables } from '../postgres/tables.ts';
-import type { Touched } from './read-touched.ts';
+import type { UsePage } from './read-uses.ts';
 import type { RoundOptions } from './round-options.ts';
 
 const BATCH = 500;
@@ -25,7 +25,11 @@ export async function raiseByTime(db: Kysely<Tables>, options: RoundOptions): Pr
 }
 
 /** The same for the keys that a page of the log has changed, and for organizations whose rules it has, so that nobody waits for the next round. */
-export async function raiseByChange(db: Kysely<Tables>, touched: Touched, options: RoundOptions): Promise<void> {
+export async function raiseByChange(
+  db: Kysely<Tables>,
+  touched: Pick<UsePage, 'changedKeys' | 'ruledOrganizations'>,
+  options: RoundOptions,
+): Promise<void> {
   const { changedKeys, ruledOrganizations } = touched;
   if (changedKeys.length > 0) await raiseOf(db, sql`k.id = ANY(${[...changedKeys]}::uuid[])`, options);
   if (ruledOrganizations.length > 0) await raiseOf(db, sql`k.organization_id = ANY(${[...ruledOrganizations]}::uuid[])`, options);

@@ -1,30 +1,20 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 
-import { createWaker } from '../lib/waker.ts';
 import type { Database } from '../postgres/pool.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { asLeader } from './as-leader.ts';
+import { keepLooking, type PageFollower } from './keep-looking.ts';
 
 /** Positions in a page. */
 const PAGE = 20_000;
-const FIRST_RETRY_MS = 100;
-const LONGEST_RETRY_MS = 10_000;
 
 /** A stretch of the log: after is exclusive. */
 export type LogPage = { readonly after: bigint; readonly upTo: bigint };
 
-export type PageFollower = {
-  /** The log has grown, or may have. */
-  wake(): void;
-  /** Resolves when the page under way is done. */
-  stop(): Promise<void>;
-};
-
 export type PageFollowerOptions = {
   readonly database: Database;
   /** Whose place in the log it is, in `alert_progress`. */
-  readonly name: 'windows' | 'statistics';
+  readonly name: 'statistics';
   /** Looks at a page; the place moves on when it resolves. It may be given the same page again. */
   readonly work: (db: Kysely<Tables>, page: LogPage) => Promise<void>;
   /** What the work may look at: the head, or where a projection that it reads stands. Answers one row with a column `position`. */
@@ -40,9 +30,6 @@ export type PageFollowerOptions = {
  */
 export function followLogPages(options: PageFollowerOptions): PageFollower {
   const { database, pollMs, pauseMs, onError } = options;
-  const closing = new AbortController();
-  const { signal } = closing;
-  const waker = createWaker(signal);
 
   /** True where there is more to see at once. */
   async function look(): Promise<boolean> {
@@ -60,34 +47,7 @@ export function followLogPages(options: PageFollowerOptions): PageFollower {
     return more === true;
   }
 
-  async function keepLooking(): Promise<void> {
-    let retryMs = FIRST_RETRY_MS;
-    while (!signal.aborted) {
-      const began = performance.now();
-      try {
-        if (await look()) continue;
-        retryMs = FIRST_RETRY_MS;
-      } catch (error) {
-        if (signal.aborted) return;
-        onError(error as Error);
-        await pause(retryMs * (0.5 + Math.random() / 2), signal);
-        retryMs = Math.min(LONGEST_RETRY_MS, retryMs * 2);
-        continue;
-      }
-      // A look that takes long is followed by a pause as long: alerts keep one connection busy for half of the time at most.
-      await pause(Math.max(pauseMs, performance.now() - began), signal);
-      await waker.next(pollMs);
-    }
-  }
-
-  const ended = keepLooking();
-  return {
-    wake: () => waker.wake(),
-    async stop() {
-      closing.abort();
-      await ended;
-    },
-  };
+  return keepLooking({ look, pollMs, pauseMs, onError });
 }
 
 async function nextPage(db: Kysely<Tables>, { name, limit }: PageFollowerOptions): Promise<(LogPage & { readonly more: boolean }) | null> {
@@ -98,8 +58,4 @@ async function nextPage(db: Kysely<Tables>, { name, limit }: PageFollowerOptions
   const row = rows[0];
   if (row === undefined || row.up_to <= row.after) return null;
   return { after: row.after, upTo: row.up_to, more: row.up_to < row.head };
-}
-
-async function pause(ms: number, signal: AbortSignal): Promise<void> {
-  await sleep(ms, undefined, { signal }).catch(() => undefined);
 }

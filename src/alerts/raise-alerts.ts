@@ -15,28 +15,37 @@ const REMEMBERED = 200_000;
 /** No longer than this, so that a clock of the database that is set is followed soon. */
 const REMEMBER_MS = 2_000;
 
-/** Raises what evaluations found, each series once in its window. */
-export type RaiseAlerts = (findings: readonly AlertFinding[]) => Promise<number>;
+/** Is told that a series has its alert, and from when on, by the ledger's clock, it may have another one; Infinity for never. */
+export type SeriesTold = (series: string, againAtMs: number) => void;
+
+/** Raises what evaluations found, each series once in its window. Of those that were raised before, `told` hears; of those that are raised now, the next time. */
+export type RaiseAlerts = (findings: readonly AlertFinding[], told?: SeriesTold) => Promise<number>;
 
 type Raising = RaisedAlert & { readonly organizationId: string };
-type SeriesRow = { readonly series: string; readonly ordinal: number; readonly raised_ms_ago: number };
+type SeriesRow = { readonly series: string; readonly ordinal: number; readonly raised_at_ms: number; readonly raised_ms_ago: number };
 
 /**
  * Remembers, to spare look-ups alone, which series have their alert for now. What decides is the database: the alert's row, with its series and ordinal, is
  * written by the statement that appends AlertRaised, and the unique index refuses the second of two that raise the same.
  */
 export function createRaiseAlerts(db: Kysely<Tables>): RaiseAlerts {
-  /** Until when, by the clock of this process, a series is known to raise nothing. */
-  const quietUntilMs = new Map<string, number>();
+  /** Until when, by the clock of this process, a series is known to raise nothing, and by the ledger's clock. */
+  const quiet = new Map<string, { readonly untilMs: number; readonly againAtMs: number }>();
 
-  function remember(finding: AlertFinding, raisedMsAgo: number): void {
-    if (quietUntilMs.size >= REMEMBERED) quietUntilMs.clear();
-    quietUntilMs.set(finding.series, performance.now() + Math.min(REMEMBER_MS, (finding.windowMs ?? Infinity) - raisedMsAgo));
+  function remember({ series, windowMs }: AlertFinding, raised: SeriesRow): number {
+    if (quiet.size >= REMEMBERED) quiet.clear();
+    // A millisecond early: the database compares to the microsecond.
+    const againAtMs = raised.raised_at_ms + (windowMs ?? Infinity) - 1;
+    quiet.set(series, { untilMs: performance.now() + Math.min(REMEMBER_MS, (windowMs ?? Infinity) - raised.raised_ms_ago), againAtMs });
+    return againAtMs;
   }
 
-  async function raiseBatch(findings: readonly AlertFinding[]): Promise<number> {
+  async function raiseBatch(findings: readonly AlertFinding[], told: SeriesTold | undefined): Promise<number> {
     for (let attempt = 1; ; attempt++) {
-      const due = await dueFindings(db, findings, remember);
+      const due = await dueFindings(db, findings, (finding, raised) => {
+        const againAtMs = remember(finding, raised);
+        told?.(finding.series, againAtMs);
+      });
       if (due.length === 0) return 0;
       try {
         await append(db, appendOf(due));
@@ -49,14 +58,17 @@ export function createRaiseAlerts(db: Kysely<Tables>): RaiseAlerts {
     }
   }
 
-  return async (findings) => {
+  return async (findings, told) => {
     const now = performance.now();
-    const open = new Map(
-      findings.filter(({ series }) => (quietUntilMs.get(series) ?? 0) <= now).map((finding) => [finding.series, finding]),
-    );
+    const open = new Map<string, AlertFinding>();
+    for (const finding of findings) {
+      const known = quiet.get(finding.series);
+      if (known === undefined || known.untilMs <= now) open.set(finding.series, finding);
+      else told?.(finding.series, known.againAtMs);
+    }
     const all = [...open.values()];
     let raised = 0;
-    for (let start = 0; start < all.length; start += BATCH) raised += await raiseBatch(all.slice(start, start + BATCH));
+    for (let start = 0; start < all.length; start += BATCH) raised += await raiseBatch(all.slice(start, start + BATCH), told);
     return raised;
   };
 }
@@ -65,10 +77,10 @@ export function createRaiseAlerts(db: Kysely<Tables>): RaiseAlerts {
 async function dueFindings(
   db: Kysely<Tables>,
   findings: readonly AlertFinding[],
-  remember: (finding: AlertFinding, raisedMsAgo: number) => void,
+  standing: (finding: AlertFinding, raised: SeriesRow) => void,
 ): Promise<readonly Raising[]> {
   const { rows } = await sql<SeriesRow>`
-    SELECT s.series, last.ordinal, extract(epoch FROM ledger_now() - last.raised_at)::float8 * 1000 AS raised_ms_ago
+    SELECT s.series, last.ordinal, extract(epoch FROM last.raised_at)::float8 * 1000 AS raised_at_ms, extract(epoch FROM ledger_now() - last.raised_at)::float8 * 1000 AS raised_ms_ago
     FROM unnest(${findings.map(({ series }) => series)}::text[]) AS s (series)
     CROSS JOIN LATERAL (SELECT a.ordinal, a.raised_at FROM alerts a WHERE a.series = s.series ORDER BY a.ordinal DESC LIMIT 1) AS last`.execute(
     db,
@@ -77,7 +89,7 @@ async function dueFindings(
   const due = findings.filter((finding) => {
     const row = last.get(finding.series);
     if (row === undefined || (finding.windowMs !== null && row.raised_ms_ago >= finding.windowMs)) return true;
-    remember(finding, row.raised_ms_ago);
+    standing(finding, row);
     return false;
   });
   if (due.length === 0) return [];
