@@ -191,7 +191,7 @@ function send(res: ServerResponse, { result, lists }: Answer, type: string): voi
     init = response.init;
     return response.body;
   };
-  const body = lists === null ? toText(result) : lists.textOf(result, toText);
+  const body = lists === null ? toText(result) : lists.bodyOf(result, toText);
   write(res, init.status, init.headers, body);
 }
 
@@ -205,7 +205,7 @@ class MadeResponse {
   }
 }
 
-function write(res: ServerResponse, status: number, headers: Readonly<Record<string, string>>, body: string): void {
+function write(res: ServerResponse, status: number, headers: Readonly<Record<string, string>>, body: string | Buffer): void {
   if (res.destroyed) return;
   res.writeHead(status, { ...headers, 'content-length': Buffer.byteLength(body) }).end(body);
 }

@@ -2,16 +2,18 @@ import { GraphQLError, valueFromASTUntyped, type ValueNode } from 'graphql';
 import { z } from 'zod';
 
 import type { JsonValue } from '../lib/canonical-json.ts';
+import { createUtcText } from '../lib/utc-text.ts';
 import type { Builder } from './builder.ts';
 import { badUserInput } from './client-error.ts';
 
 const moment = z.iso.datetime({ offset: true });
 
 export function addScalars(builder: Builder): void {
+  const utcText = createUtcText();
   builder.scalarType('DateTime', {
     description: 'A moment in ISO 8601 with offset, such as `2030-01-31T00:00:00Z`; answers are in UTC with milliseconds.',
     specifiedByURL: 'https://scalars.graphql.org/andimarek/date-time.html',
-    serialize: (value) => value.toISOString(),
+    serialize: utcText,
     parseValue: dateTimeOf,
     parseLiteral: (node) => ofLiteral(node, dateTimeOf),
   });

@@ -13,37 +13,48 @@ export type WrittenLists = {
   take<Item>(items: readonly Item[], context: GraphqlContext, info: GraphQLResolveInfo): Item[];
   /** How many were written. */
   readonly size: number;
-  /** The text that `write` makes of a result, with these lists in it. Changes the result's data, so that it can be written once. */
-  textOf(result: ExecutionResult, write: (result: ExecutionResult) => string): string;
+  /** What `write` makes of a result, with these lists in it; bytes where there are any. Changes the result's data, so that it can be written once. */
+  bodyOf(result: ExecutionResult, write: (result: ExecutionResult) => string): string | Buffer;
 };
 
-type Written = { readonly path: readonly (string | number)[]; readonly text: string };
+type Written = { readonly path: readonly (string | number)[]; readonly chunks: readonly Buffer[] };
+
+/** A text that grows by small pieces is kept as a tree of them until it is read. One of a megabyte outlives the young generation, and collecting it takes longer than writing it. */
+const CHUNK_LENGTH = 8 * 1024;
 
 export function createWrittenLists(): WrittenLists {
   const lists: Written[] = [];
   return {
     take(items, context, info) {
-      const text = listText(items, context, info);
-      if (text === null) return [...items];
-      lists.push({ path: responsePathAsArray(info.path), text });
+      const chunks = listChunks(items, context, info);
+      if (chunks === null) return [...items];
+      lists.push({ path: responsePathAsArray(info.path), chunks });
       return [];
     },
     get size() {
       return lists.length;
     },
-    textOf(result, write) {
+    bodyOf(result, write) {
+      if (lists.length === 0) return write(result);
       // Nobody can have stored it: a text of a client in the same answer is never taken for a mark.
-      const mark = lists.length === 0 ? '' : randomUUID();
-      const placed = lists.filter(({ path }, index) => place(result.data, path, `${mark}:${index}`));
-      let text = write(result);
-      for (const list of placed) text = filled(text, JSON.stringify(`${mark}:${lists.indexOf(list)}`), list.text);
-      return text;
+      const mark = randomUUID();
+      for (const [index, { path }] of lists.entries()) place(result.data, path, `${mark}${index}`);
+      const [head = '', ...tails] = write(result).split(`"${mark}`);
+      const filled = tails.flatMap((tail) => {
+        const end = tail.indexOf('"');
+        return [...(lists[Number(tail.slice(0, end))]?.chunks ?? []), Buffer.from(tail.slice(end + 1))];
+      });
+      return Buffer.concat([Buffer.from(head), ...filled]);
     },
   };
 }
 
 /** Null for a selection that is not plain and for items of which one is not as the schema says: then graphql-js completes them, and says what is wrong. */
-function listText(items: readonly unknown[], context: GraphqlContext, { fieldNodes, returnType }: GraphQLResolveInfo): string | null {
+function listChunks(
+  items: readonly unknown[],
+  context: GraphqlContext,
+  { fieldNodes, returnType }: GraphQLResolveInfo,
+): readonly Buffer[] | null {
   const [node] = fieldNodes;
   const type = getNamedType(returnType);
   if (fieldNodes.length !== 1 || node?.selectionSet === undefined || !isObjectType(type)) return null;
@@ -51,7 +62,16 @@ function listText(items: readonly unknown[], context: GraphqlContext, { fieldNod
   if (selection === null) return null;
   const write = itemWriter(selection);
   try {
-    return `[${items.map((item) => write(item, context)).join(',')}]`;
+    const chunks: Buffer[] = [];
+    let text = '[';
+    for (const [index, item] of items.entries()) {
+      if (index > 0) text += ',';
+      text += write(item, context);
+      if (text.length < CHUNK_LENGTH) continue;
+      chunks.push(Buffer.from(text));
+      text = '';
+    }
+    return [...chunks, Buffer.from(`${text}]`)];
   } catch {
     return null;
   }
@@ -67,7 +87,7 @@ function itemWriter({ inOrder }: PlainSelection): (item: unknown, context: Graph
       const value = take(item, context);
       if (value !== last || text === '') {
         last = value;
-        text = prefix + JSON.stringify(value);
+        text = prefix + (Number.isSafeInteger(value) ? String(value) : JSON.stringify(value));
       }
       return text;
     };
@@ -80,17 +100,10 @@ function itemWriter({ inOrder }: PlainSelection): (item: unknown, context: Graph
   };
 }
 
-/** False where an error has taken the place of what was around the list. */
-function place(data: unknown, path: readonly (string | number)[], mark: string): boolean {
+/** Not where an error has taken the place of what was around the list. */
+function place(data: unknown, path: readonly (string | number)[], mark: string): void {
   let parent = data as Record<string | number, unknown> | null | undefined;
   for (const key of path.slice(0, -1)) parent = parent?.[key] as typeof parent;
   const key = path.at(-1);
-  if (parent == null || key === undefined) return false;
-  parent[key] = mark;
-  return true;
-}
-
-function filled(text: string, mark: string, list: string): string {
-  const at = text.indexOf(mark);
-  return at === -1 ? text : text.slice(0, at) + list + text.slice(at + mark.length);
+  if (parent != null && key !== undefined) parent[key] = mark;
 }

@@ -136,7 +136,7 @@ describe.each(DOCUMENTS)('a series is written as it is by graphql-js: %s', (_nam
       const written = createWrittenLists();
       const result = await run(document, variables, written);
       const byGraphql = await run(document, variables, null);
-      expect(inOrder(written.textOf(result, (made) => JSON.stringify(made)))).toBe(inOrder(JSON.stringify(byGraphql)));
+      expect(inOrder(String(written.bodyOf(result, (made) => JSON.stringify(made))))).toBe(inOrder(JSON.stringify(byGraphql)));
       if (byGraphql.errors !== undefined || more !== '') continue;
       expect(written.size).toBe(lists);
       compared++;
@@ -175,14 +175,14 @@ it('a difference would be noticed', async () => {
   const variables = { ...ids, from: iso(0), to: iso(DAY), granularity: 'HOUR' };
   const byGraphql = JSON.stringify(await run(document, variables, null));
   const asWritten = (writtenLists: WrittenLists) =>
-    run(document, variables, writtenLists).then((result) => writtenLists.textOf(result, JSON.stringify));
+    run(document, variables, writtenLists).then((result) => String(writtenLists.bodyOf(result, JSON.stringify)));
   expect(await asWritten(createWrittenLists())).toBe(byGraphql);
   // One point less, two that changed places, and none put in the place of the list.
   const lists = createWrittenLists();
   expect(await asWritten({ ...lists, take: (items, context, info) => lists.take(items.slice(1), context, info) })).not.toBe(byGraphql);
   const turned = createWrittenLists();
   expect(await asWritten({ ...turned, take: (items, ...rest) => turned.take(items.toReversed(), ...rest) })).not.toBe(byGraphql);
-  expect(await asWritten({ ...createWrittenLists(), textOf: (result) => JSON.stringify(result) })).not.toBe(byGraphql);
+  expect(await asWritten({ ...createWrittenLists(), bodyOf: (result) => JSON.stringify(result) })).not.toBe(byGraphql);
 });
 
 it.each([
