@@ -165,7 +165,7 @@ export function addressRanges(ranges: readonly string[]): AddressRanges | null {
   return lists;
 }
 
-function isWithin(address: string, ranges: AddressRanges): boolean {
+export function isWithin(address: string, ranges: AddressRanges): boolean {
   return isIPv4(address) ? ranges.ipv4.check(address, 'ipv4') : ranges.ipv6.check(address, 'ipv6');
 }
 
