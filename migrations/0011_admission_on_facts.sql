@@ -7,8 +7,8 @@ CREATE TABLE state_revision (
 INSERT INTO state_revision VALUES (0);
 
 -- As reserve_positions, for verifications, which need no moment of the log. p_newest is a position that is known to be taken: partitions below it are not looked at.
--- p_seen: the newest life-cycle event that they were decided with. Where one of these organizations was given another plan since, all is to be done again: what is
--- consumed while there is no cap has to be in the log before one is reckoned from the log.
+-- p_seen: the newest life-cycle event that all of them were decided with. Raises KL004 where one of these organizations was given another plan since, and then they are to be
+-- decided again: what is consumed while there is no cap has to be in the log before a cap's windows are made from the log.
 CREATE FUNCTION reserve_position(p_newest bigint, p_seen bigint, p_organizations integer[]) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   event_position bigint;
@@ -20,7 +20,7 @@ BEGIN
   IF event_position > p_seen AND EXISTS (
     SELECT FROM events e JOIN organizations o ON o.id = e.organization_id WHERE e.position > p_seen AND e.type = 'PlanChanged' AND o.number = ANY (p_organizations)
   ) THEN
-    RAISE EXCEPTION 'the plan was changed meanwhile' USING ERRCODE = 'serialization_failure';
+    RAISE EXCEPTION 'the plan was changed meanwhile' USING ERRCODE = 'KL004';
   END IF;
   IF usage_position IS NULL THEN
     usage_position := (SELECT u.position FROM usage_events u ORDER BY u.position DESC LIMIT 1);
@@ -61,7 +61,7 @@ END $$;
 -- blocked addresses the server has decided already (`p_code`), on facts that it keeps; here they are found to be current, or nothing is done.
 --
 -- Facts: p_seen and p_seen_id tell the newest life-cycle event that they include, p_revision that of state_revision, p_facts_of whose they are, NULL where all were
--- read for these very requests, p_keys_named whether all keys among them stand in p_key. Where an event is newer that concerns them, or the present lies outside p_since to p_until (microseconds since 1970), between
+-- read for these very requests, p_keys_named whether all keys among them stand in p_key; p_read the newest event that those include which were, NULL where none was. Where an event is newer that concerns them, or the present lies outside p_since to p_until (microseconds since 1970), between
 -- which no expiry lies that the codes rest on, the answer is `stale`. In any case it names as `changed`, up to `seen`, what newer events belong to, as
 -- "<organization> <stream>"; NULL where that is too much to tell, and where this log is not the one that the facts are of: an older one that was restored.
 --
@@ -92,7 +92,7 @@ END $$;
 -- Why it is several statements: what nearly no batch needs (caps of organizations, chosen request ids, refusals, bad secrets) would cost every batch its
 -- part of a larger plan's start, and that is most of what a batch of a few dozen costs.
 CREATE FUNCTION admit(
-  p_seen bigint, p_seen_id uuid, p_revision bigint, p_facts_of uuid[], p_keys_named boolean, p_since bigint, p_until bigint,
+  p_seen bigint, p_seen_id uuid, p_revision bigint, p_facts_of uuid[], p_keys_named boolean, p_read bigint, p_since bigint, p_until bigint,
   p_organization integer[], p_key integer[], p_code smallint[], p_recorded boolean[], p_cost integer[], p_ip inet[], p_endpoint text[], p_detail text[],
   p_request_id text[], p_trace text[], p_told text[], p_bad_secret integer[], p_capped integer[], p_balanced integer[],
   p_behind integer[], p_keys integer[], p_asked bigint[], p_ceiling bigint[], p_tokens bigint[], p_minute boolean, p_day boolean, p_week boolean, p_month boolean,
@@ -353,7 +353,7 @@ BEGIN
 
   IF recorded IS NULL OR true = ANY (recorded) THEN
     -- After the windows are consumed: the log's lock is the last to be taken, and held for the shortest time.
-    first_position := reserve_position(p_newest, seen, p_organization);
+    first_position := reserve_position(p_newest, least(seen, p_read), p_organization);
     IF false = ANY (recorded) THEN
       positions := ARRAY(
         SELECT CASE WHEN r.recorded THEN first_position - 1 + count(*) FILTER (WHERE r.recorded) OVER (ORDER BY r.ordinal) END

@@ -22,8 +22,6 @@ export type Judged = {
   readonly asked: Asked;
   readonly facts: Facts;
   readonly judgement: Judgement;
-  /** Whether the facts were read for this very request, and so need not be compared with the log. */
-  readonly fresh: boolean;
 };
 
 /** What the SQL function `admit` (migration 0011) answers for a batch. */
@@ -111,20 +109,22 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
   const factsOf = new Set<string>();
   const capped = new Set<number>();
   const balanced = new Set<number>();
+  // Whether all facts were read for these very requests: then they need not be compared with the log.
   let complete = true;
   let keysNamed = true;
+  let read: bigint | null = null;
   let unrecorded = false;
   const keys = new Map<number, AskedKey>();
   for (const judged of batch) {
-    const { asked, facts, judgement, fresh } = judged;
-    const { organization } = facts;
-    if (organization !== null) {
-      if (!fresh) factsOf.add(organization.id);
-      if (organization.capped) capped.add(organization.number);
-      if (organization.balanced) balanced.add(organization.number);
-    }
-    if (!fresh) complete = false;
-    if (!fresh && facts.verifier !== null && judgement.key === null) keysNamed = false;
+    const { asked, facts, judgement } = judged;
+    const { organization, verifier, readAt } = facts;
+    if (organization?.capped === true) capped.add(organization.number);
+    if (organization?.balanced === true) balanced.add(organization.number);
+    if (readAt === null) {
+      complete = false;
+      if (organization !== null) factsOf.add(organization.id);
+      if (verifier !== null && judgement.key === null) keysNamed = false;
+    } else if (read === null || readAt < read) read = readAt;
     if (!isRecorded(judged)) unrecorded = true;
     if (judgement.code !== VALID || judgement.key === null) continue;
     addAsked(keys, judgement.key, asked.request.cost);
@@ -132,7 +132,7 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
   const ordered = [...keys.values()].sort((a, b) => a.number - b.number);
   return {
     name: 'admit',
-    text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35)',
+    text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36)',
     types: answerTypes,
     values: [
       known.seen,
@@ -140,6 +140,7 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
       known.revision,
       complete ? null : [...factsOf],
       keysNamed,
+      read,
       validity.sinceUs,
       validity.untilUs,
       numbers(batch, ({ facts }) => facts.organization?.number ?? null),

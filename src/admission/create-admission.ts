@@ -32,6 +32,8 @@ const SECOND_MS = 1000;
 /** A second server's batch with the same request id, or a deadlock's victim: again, so often. */
 const ATTEMPTS = 5;
 const WAKE_MS = 20;
+/** Raised by `reserve_position` (migration 0011). */
+const PLAN_CHANGED = 'KL004';
 const MAX_WAIT_MS = 5000;
 const CACHED_KEYS = 100_000;
 /** Requests whose facts are read by one statement. */
@@ -132,7 +134,6 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
         asked,
         facts: found,
         judgement: judge(found, asked, peppers.current.id, told.atMs * 1000, validity),
-        fresh: waiting.known === null,
       });
     }
     if (judged.length === 0) return;
@@ -159,6 +160,7 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
         return toVerdicts(batch, row);
       } catch (error) {
         if (!isPostgresError(error)) throw error;
+        if (error.code === PLAN_CHANGED) return batch.map(() => 'stale');
         const collided = ['40P01', '40001'].includes(error.code) || isUniqueViolation(error, 'usage_requests_pkey');
         if (collided && attempt < ATTEMPTS) continue;
         // 53*, 55*, 57*: the server is out of something, locked or going down. The rest would be a request that should not have come so far.

@@ -78,7 +78,7 @@ export function createFactsCache(
       try {
         const loaded = await load(db, wanted);
         keep(loaded, reading);
-        return wanted.map((asked) => factsOf(asked, loaded));
+        return wanted.map((asked) => factsOf(asked, loaded, loaded.position));
       } finally {
         reading = undefined;
       }
@@ -167,7 +167,7 @@ export function createFactsCache(
 
   return {
     find(asked) {
-      return complete(asked, factsOf(asked, { tokens, organizations, verifiers, imported }));
+      return complete(asked, factsOf(asked, { tokens, organizations, verifiers, imported }, null));
     },
     read: (asked) => readers.add(asked),
     known: () => known,
@@ -202,7 +202,7 @@ function put<Value>(map: Map<string, Value>, name: string, value: Value, capacit
 
 type Kept = Pick<LoadedFacts, 'tokens' | 'organizations' | 'verifiers' | 'imported'>;
 
-function factsOf({ caller, lookupId, foreignHash }: Asked, kept: Kept): Facts {
+function factsOf({ caller, lookupId, foreignHash }: Asked, kept: Kept, readAt: bigint | null): Facts {
   const token = caller.kind === 'token' ? (kept.tokens.get(caller.tokenHash) ?? null) : null;
   const organizationId = caller.kind === 'token' ? token?.organizationId : caller.organizationId;
   const organization = organizationId === undefined ? null : (kept.organizations.get(organizationId) ?? null);
@@ -212,7 +212,7 @@ function factsOf({ caller, lookupId, foreignHash }: Asked, kept: Kept): Facts {
       : foreignHash !== null
         ? kept.imported.get(foreignHash.toString('hex'))?.find(({ key }) => key.organizationId === organizationId)
         : undefined;
-  return { token, organization, verifier: verifier ?? null };
+  return { readAt, token, organization, verifier: verifier ?? null };
 }
 
 /** Undefined where something that may exist is not among the facts. */

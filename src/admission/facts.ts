@@ -78,6 +78,8 @@ export type AddressRanges = { readonly ipv4: BlockList; readonly ipv6: BlockList
 
 /** What the database says about who asks and about the presented secret; null where there is no such thing. */
 export type Facts = {
+  /** The newest life-cycle event that they include, where they were read for one request; null where they are from memory, which knows. */
+  readonly readAt: bigint | null;
   readonly token: TokenFacts | null;
   readonly organization: OrganizationFacts | null;
   readonly verifier: VerifierFacts | null;

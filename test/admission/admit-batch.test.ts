@@ -6,7 +6,7 @@ import type { KeyFacts } from '../../src/admission/key-facts.ts';
 
 const NONE: KeyLimits = { minute: null, tokens: null, total: null, day: null, week: null, month: null };
 
-function judged(rules: { readonly limits: Partial<KeyLimits>; readonly ceiling: number }, cost = 1, fresh = true): Judged {
+function judged(rules: { readonly limits: Partial<KeyLimits>; readonly ceiling: number }, cost = 1): Judged {
   const key: KeyRules = {
     number: 7,
     organizationId: 'acme',
@@ -23,9 +23,8 @@ function judged(rules: { readonly limits: Partial<KeyLimits>; readonly ceiling: 
   const request = { key: '', permissions: [], cost, endpoint: null, ip: null, origin: null, environment: null, requestId: null };
   return {
     asked: { caller: { kind: 'organization', organizationId: 'acme' }, request, lookupId: 's1', foreignHash: null, mac: '' },
-    facts: { token: null, organization: { id: 'acme', number: 1, capped: false, balanced: false }, verifier: null },
+    facts: { readAt: 1n, token: null, organization: { id: 'acme', number: 1, capped: false, balanced: false }, verifier: null },
     judgement: { code: 0, key },
-    fresh,
   };
 }
 

@@ -52,7 +52,8 @@ it('a request that its statement fails for harms no other of its batch, and what
           const code = answer.kind === 'answer' ? answer.code : answer.kind;
           if (endpoint === 'GET /fails') wrong.push(`passed: ${endpoint}`);
           if (code !== 'VALID' && !(index % 3 === 1 && code === 'INACTIVE')) wrong.push(code);
-          if (index % 3 === 1 && endpoint === 'GET /' && startMs > acknowledged && code !== 'INACTIVE') wrong.push(`${code} after it was deactivated`);
+          if (index % 3 === 1 && endpoint === 'GET /' && startMs > acknowledged && code !== 'INACTIVE')
+            wrong.push(`${code} after it was deactivated`);
         } catch (error) {
           if (!(error instanceof AdmissionUnavailableError) || endpoint !== 'GET /fails') wrong.push(`${endpoint}: ${String(error)}`);
           failed.push(index);
