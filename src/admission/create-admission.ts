@@ -21,6 +21,7 @@ import type { Asked } from './asked.ts';
 import { createBatcher } from './batcher.ts';
 import { CALLER_FORBIDDEN, CALLER_UNAUTHENTICATED, judge, OTHER_PEPPER, REQUEST_ID_TAKEN, type Facts, type Validity } from './facts.ts';
 import { createFactsCache, type Known } from './facts-cache.ts';
+import { loadFacts } from './load-facts.ts';
 import { openPipelinedConnection } from './pipelined-connection.ts';
 import { createUsageRecorder } from './usage-recorder.ts';
 import { createVerifierAdoption, type ReplaceVerifier } from './verifier-adoption.ts';
@@ -89,7 +90,13 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
     },
   });
   const usage = createUsageRecorder({ db: database.kysely });
-  const facts = createFactsCache(database.kysely, { capacity: CACHED_KEYS, maxRead: MAX_READ, maxQueued, maxWaitMs: MAX_WAIT_MS });
+  const facts = createFactsCache({
+    load: (wanted) => loadFacts((query) => connection.query(query), wanted),
+    capacity: CACHED_KEYS,
+    maxRead: MAX_READ,
+    maxQueued,
+    maxWaitMs: MAX_WAIT_MS,
+  });
   /** What the database's clock showed when it last told, and when that was by ours. */
   let told = { atMs: 0, heardMs: 0 };
   /** Of what was recorded last. */

@@ -1,10 +1,7 @@
-import type { Kysely } from 'kysely';
-
-import type { Tables } from '../postgres/tables.ts';
 import type { Asked } from './asked.ts';
 import { createBatcher } from './batcher.ts';
 import type { Facts, KeyRules, OrganizationFacts, TokenFacts, VerifierFacts } from './facts.ts';
-import { loadFacts, type LoadedFacts } from './load-facts.ts';
+import type { LoadedFacts } from './load-facts.ts';
 
 const CACHED_TOKENS = 10_000;
 const CACHED_ORGANIZATIONS = 10_000;
@@ -51,18 +48,16 @@ type Reading = { readonly since: bigint; missed: string[] | null };
 
 const NOTHING_KNOWN: Known = { seen: -1n, seenId: null, revision: -1n };
 
-export function createFactsCache(
-  db: Kysely<Tables>,
-  options: {
-    readonly capacity: number;
-    /** Requests whose facts are read by one statement, that wait for it, and for how long. */
-    readonly maxRead: number;
-    readonly maxQueued: number;
-    readonly maxWaitMs: number;
-    readonly load?: typeof loadFacts;
-  },
-): FactsCache {
-  const { capacity, maxRead, maxQueued, maxWaitMs, load = loadFacts } = options;
+export function createFactsCache(options: {
+  /** Reads what some requests are about in one snapshot. */
+  readonly load: (wanted: readonly Asked[]) => Promise<LoadedFacts>;
+  readonly capacity: number;
+  /** Requests whose facts are read by one statement, that wait for it, and for how long. */
+  readonly maxRead: number;
+  readonly maxQueued: number;
+  readonly maxWaitMs: number;
+}): FactsCache {
+  const { capacity, maxRead, maxQueued, maxWaitMs, load } = options;
   const tokens = new Map<string, TokenFacts>();
   const organizations = new Map<string, OrganizationFacts>();
   const verifiers = new Map<string, VerifierFacts>();
@@ -76,7 +71,7 @@ export function createFactsCache(
     async run(wanted) {
       reading = { since: known.seen, missed: [] };
       try {
-        const loaded = await load(db, wanted);
+        const loaded = await load(wanted);
         keep(loaded, reading);
         return wanted.map((asked) => factsOf(asked, loaded, loaded.position));
       } finally {

@@ -1,7 +1,6 @@
-import { sql, type Kysely } from 'kysely';
+import type pg from 'pg';
 
 import { permissionsOf, ROLES, type Role } from '../domain/permissions.ts';
-import type { Tables } from '../postgres/tables.ts';
 import type { Asked } from './asked.ts';
 import {
   addressRanges,
@@ -29,6 +28,9 @@ export type LoadedFacts = {
   /** By the hash of a secret that was made elsewhere, as hexadecimal digits: its verifiers in all organizations that imported it. */
   readonly imported: ReadonlyMap<string, readonly VerifierFacts[]>;
 };
+
+/** Puts one statement to the database. */
+export type Ask = <Row extends pg.QueryResultRow>(query: pg.QueryConfig) => Promise<readonly Row[]>;
 
 const VERIFYING_ROLES: ReadonlySet<Role> = new Set(ROLES.filter((role) => permissionsOf(role).includes('keys:verify')));
 
@@ -71,47 +73,47 @@ type StoredRules = {
   readonly used: KeyUsed;
 };
 
+/** Planned once a connection: to plan it takes longer than to look up a few dozen keys. */
+const FACTS = `
+  WITH tokens AS MATERIALIZED (
+    SELECT encode(t.token_hash, 'hex') AS hash, t.organization_id, t.permissions, t.revoked_at IS NOT NULL AS revoked,
+      (extract(epoch FROM t.expires_at) * 1000000)::bigint AS expires_us, t.member_id IS NOT NULL AS of_member, m.role
+    FROM unnest($1::text[]) AS w (hash) JOIN access_tokens t ON t.token_hash = decode(w.hash, 'hex')
+    LEFT JOIN members m ON m.organization_id = t.organization_id AND m.id = t.member_id AND m.removed_at IS NULL
+  ),
+  imported AS MATERIALIZED (
+    SELECT w.hash, s.lookup_id FROM unnest($4::text[]) AS w (hash) JOIN imported_secrets s ON s.hash = decode(w.hash, 'hex') WHERE s.lookup_id IS NOT NULL
+  ),
+  verifiers AS MATERIALIZED (
+    SELECT v.lookup_id, encode(v.mac, 'hex') AS mac, v.pepper_id, v.current, (extract(epoch FROM v.expires_at) * 1000000)::bigint AS expires_us, v.key
+    FROM key_verifiers v WHERE v.lookup_id = ANY ($3::text[] || ARRAY(SELECT lookup_id FROM imported))
+  ),
+  keys AS MATERIALIZED (
+    SELECT k.number, k.id, k.organization_id, k.name, k.type, k.category, k.permissions, k.metadata, k.expires_at, k.owner_id, k.profile_id, k.quota_total, k.quota_daily,
+      k.quota_weekly, k.quota_monthly, k.requests_per_minute, k.tokens_per_minute, k.state, k.archived, k.ip_allowlist, k.allowed_origins,
+      (extract(epoch FROM k.expires_at) * 1000000)::bigint AS expires_us, w.second_bucket AS second,
+      json_build_object('total', w.total, 'minute', w.minute_closed + w.second_count, 'day', w.day_closed + w.half_hour_count, 'week', w.week_closed + w.quarter_count,
+        'month', w.month_closed + w.quarter_count) AS used
+    FROM api_keys k LEFT JOIN key_windows w ON w.key = k.number WHERE k.number = ANY (ARRAY(SELECT key FROM verifiers))
+  )
+  SELECT coalesce(newest.position, 0) AS position, newest.id AS position_id, (SELECT revision FROM state_revision) AS revision,
+    (SELECT json_agg(t) FROM tokens t) AS tokens, (SELECT json_agg(v) FROM verifiers v) AS verifiers, (SELECT json_agg(i) FROM imported i) AS imported,
+    (SELECT json_agg(k) FROM keys k) AS keys,
+    (SELECT json_agg(p) FROM profiles p WHERE p.id = ANY (ARRAY(SELECT profile_id FROM keys))) AS profiles,
+    (
+      SELECT json_agg(json_build_object('id', o.id, 'number', o.number, 'capped', o.requests_per_second IS NOT NULL OR o.requests_per_minute IS NOT NULL,
+        'balanced', EXISTS (SELECT FROM balances b WHERE b.organization = o.number)))
+      FROM organizations o WHERE o.id = ANY ($2::uuid[] || ARRAY(SELECT organization_id FROM tokens))
+    ) AS organizations
+  FROM (VALUES (true)) AS one (row) LEFT JOIN (SELECT position, id FROM events ORDER BY position DESC LIMIT 1) AS newest ON true`;
+
 /** Reads who asks and what is presented, for all of some requests, in one statement and so in one snapshot. */
-export async function loadFacts(db: Kysely<Tables>, wanted: readonly Asked[]): Promise<LoadedFacts> {
+export async function loadFacts(ask: Ask, wanted: readonly Asked[]): Promise<LoadedFacts> {
   const tokens = distinct(wanted, ({ caller }) => (caller.kind === 'token' ? caller.tokenHash : null));
   const organizations = distinct(wanted, ({ caller }) => (caller.kind === 'organization' ? caller.organizationId : null));
   const lookupIds = distinct(wanted, ({ lookupId }) => lookupId);
   const hashes = distinct(wanted, ({ foreignHash }) => foreignHash?.toString('hex') ?? null);
-  const { rows } = await sql<Row>`
-    WITH tokens AS MATERIALIZED (
-      SELECT encode(t.token_hash, 'hex') AS hash, t.organization_id, t.permissions, t.revoked_at IS NOT NULL AS revoked,
-        (extract(epoch FROM t.expires_at) * 1000000)::bigint AS expires_us, t.member_id IS NOT NULL AS of_member, m.role
-      FROM unnest(${tokens}::text[]) AS w (hash) JOIN access_tokens t ON t.token_hash = decode(w.hash, 'hex')
-      LEFT JOIN members m ON m.organization_id = t.organization_id AND m.id = t.member_id AND m.removed_at IS NULL
-    ),
-    imported AS MATERIALIZED (
-      SELECT w.hash, s.lookup_id FROM unnest(${hashes}::text[]) AS w (hash) JOIN imported_secrets s ON s.hash = decode(w.hash, 'hex') WHERE s.lookup_id IS NOT NULL
-    ),
-    verifiers AS MATERIALIZED (
-      SELECT v.lookup_id, encode(v.mac, 'hex') AS mac, v.pepper_id, v.current, (extract(epoch FROM v.expires_at) * 1000000)::bigint AS expires_us, v.key
-      FROM key_verifiers v WHERE v.lookup_id = ANY (${lookupIds}::text[] || ARRAY(SELECT lookup_id FROM imported))
-    ),
-    keys AS MATERIALIZED (
-      SELECT k.number, k.id, k.organization_id, k.name, k.type, k.category, k.permissions, k.metadata, k.expires_at, k.owner_id, k.profile_id, k.quota_total, k.quota_daily,
-        k.quota_weekly, k.quota_monthly, k.requests_per_minute, k.tokens_per_minute, k.state, k.archived, k.ip_allowlist, k.allowed_origins,
-        (extract(epoch FROM k.expires_at) * 1000000)::bigint AS expires_us, w.second_bucket AS second,
-        json_build_object('total', w.total, 'minute', w.minute_closed + w.second_count, 'day', w.day_closed + w.half_hour_count, 'week', w.week_closed + w.quarter_count,
-          'month', w.month_closed + w.quarter_count) AS used
-      FROM api_keys k LEFT JOIN key_windows w ON w.key = k.number WHERE k.number = ANY (ARRAY(SELECT key FROM verifiers))
-    )
-    SELECT coalesce(newest.position, 0) AS position, newest.id AS position_id, (SELECT revision FROM state_revision) AS revision,
-      (SELECT json_agg(t) FROM tokens t) AS tokens, (SELECT json_agg(v) FROM verifiers v) AS verifiers, (SELECT json_agg(i) FROM imported i) AS imported,
-      (SELECT json_agg(k) FROM keys k) AS keys,
-      (SELECT json_agg(p) FROM profiles p WHERE p.id = ANY (ARRAY(SELECT profile_id FROM keys))) AS profiles,
-      (
-        SELECT json_agg(json_build_object('id', o.id, 'number', o.number, 'capped', o.requests_per_second IS NOT NULL OR o.requests_per_minute IS NOT NULL,
-          'balanced', EXISTS (SELECT FROM balances b WHERE b.organization = o.number)))
-        FROM organizations o WHERE o.id = ANY (${organizations}::uuid[] || ARRAY(SELECT organization_id FROM tokens))
-      ) AS organizations
-    FROM (VALUES (true)) AS one (row) LEFT JOIN (SELECT position, id FROM events ORDER BY position DESC LIMIT 1) AS newest ON true`.execute(
-    db,
-  );
-  const row = rows[0];
+  const [row] = await ask<Row>({ name: 'facts', text: FACTS, values: [tokens, organizations, lookupIds, hashes] });
   if (row === undefined) throw new Error('The facts of a batch came without a row.');
   return toFacts(row);
 }

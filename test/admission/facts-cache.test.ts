@@ -1,4 +1,3 @@
-import type { Kysely } from 'kysely';
 import { expect, it } from 'vitest';
 
 import { AdmissionUnavailableError } from '../../src/admission/admission.ts';
@@ -6,7 +5,6 @@ import type { Asked } from '../../src/admission/asked.ts';
 import { createFactsCache } from '../../src/admission/facts-cache.ts';
 import type { KeyRules, OrganizationFacts, TokenFacts, VerifierFacts } from '../../src/admission/facts.ts';
 import type { LoadedFacts } from '../../src/admission/load-facts.ts';
-import type { Tables } from '../../src/postgres/tables.ts';
 
 /** What the database holds, in as few words as the cache needs: keys with their secrets, and who imported which. */
 type Stored = {
@@ -21,12 +19,12 @@ function openCache(stored: Stored, { capacity = 1000, maxQueued = 1000, maxWaitM
   const held: (() => void)[] = [];
   let holding = false;
   let loads = 0;
-  const cache = createFactsCache(null as unknown as Kysely<Tables>, {
+  const cache = createFactsCache({
     capacity,
     maxRead: 500,
     maxQueued,
     maxWaitMs,
-    async load(_, wanted) {
+    async load(wanted) {
       loads++;
       const snapshot = snapshotOf(stored, wanted);
       if (holding) await new Promise<void>((resolve) => held.push(resolve));
@@ -272,7 +270,7 @@ it('ten thousand changes of profiles and tokens are forgotten in one pass over a
     ),
   );
   const all = snapshotOf(database, []);
-  const cache = createFactsCache(null as unknown as Kysely<Tables>, {
+  const cache = createFactsCache({
     capacity: 100_000,
     maxRead: 500,
     maxQueued: 1000,
