@@ -24,7 +24,7 @@ export type AlertingOptions = {
 
 const SECOND_MS = 1000;
 /** At 5,000 requests/s a look then takes some hundreds of them, and an alert is with its reader well within a second. */
-const WINDOWS_PAUSE_MS = 100;
+const WINDOWS_PAUSE_MS = 150;
 /** A report has statistics folded within 600 ms, however much comes besides; together that stays within a second, too. */
 const STATISTICS_PAUSE_MS = 200;
 

@@ -33,6 +33,8 @@ export function followLogPages(options: PageFollowerOptions): PageFollower {
 
   /** True where there is more to see at once. */
   async function look(): Promise<boolean> {
+    // Nearly always there is nothing yet, and one statement tells.
+    if ((await nextPage(database.kysely, options)) === null) return false;
     const more = await asLeader(database, options.name, async (tx) => {
       const page = await nextPage(tx, options);
       if (page === null) return false;
