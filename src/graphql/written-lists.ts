@@ -19,7 +19,7 @@ export type WrittenLists = {
 
 type Written = { readonly path: readonly (string | number)[]; readonly chunks: readonly Buffer[] };
 
-/** A text that grows by small pieces is kept as a tree of them until it is read. One of a megabyte outlives the young generation, and collecting it takes longer than writing it. */
+/** A text that grows by small pieces is kept as a tree of them until it is read. One of a megabyte outlives the young generation, and a quarter of the time to make it is the collector's. */
 const CHUNK_LENGTH = 8 * 1024;
 
 export function createWrittenLists(): WrittenLists {

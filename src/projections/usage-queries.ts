@@ -137,18 +137,23 @@ export async function usageSeries(
   for (const [index, second] of numbersOf(row?.at).entries()) {
     const point = points[Math.floor((Number(second) * 1000 - firstMs) / GRAIN_MS[granularity])];
     if (point === undefined) throw new Error('A bucket lies outside of the period that was asked for.');
-    point.requests += BigInt(requests[index] ?? 0);
-    point.failed += BigInt(failed[index] ?? 0);
-    point.refused += BigInt(refused[index] ?? 0);
-    point.costMicros += BigInt(costs[index] ?? 0);
-    point.tokensIn += BigInt(tokensIn[index] ?? 0);
-    point.tokensOut += BigInt(tokensOut[index] ?? 0);
+    point.requests += bigintOf(requests[index]);
+    point.failed += bigintOf(failed[index]);
+    point.refused += bigintOf(refused[index]);
+    point.costMicros += bigintOf(costs[index]);
+    point.tokensIn += bigintOf(tokensIn[index]);
+    point.tokensOut += bigintOf(tokensOut[index]);
   }
   return points;
 }
 
 function numbersOf(column: string | null | undefined): readonly string[] {
   return column == null ? [] : column.slice(1, -1).split(',');
+}
+
+/** By way of a number where that is exact, which takes half the time. */
+function bigintOf(cell = '0'): bigint {
+  return cell.length < 16 ? BigInt(Number(cell)) : BigInt(cell);
 }
 
 /** When keys were last used, by their numbers: let through by a verification, or reported as used. A key that never was is not in it. */
