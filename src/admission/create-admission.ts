@@ -114,44 +114,32 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
 
   /** What was told to be out of date goes by itself: its facts were read for it, and those of others can't put it off once more. */
   async function decideBatch(batch: readonly Waiting[]): Promise<readonly Outcome[]> {
-    const outcomes: Outcome[] = batch.map(() => 'stale');
-    await Promise.all(
-      [false, true].map(async (again) => {
-        const places = [...batch.keys()].filter((place) => batch[place]?.again === again);
-        if (places.length > 0) await decideTogether(batch, places, outcomes);
-      }),
+    if (!batch.some(({ again }) => again)) return decideTogether(batch);
+    const [once, again] = await Promise.all(
+      [false, true].map((again) => decideTogether(batch.filter((waiting) => waiting.again === again))),
     );
-    return outcomes;
+    const rest = { once: once?.values(), again: again?.values() };
+    return batch.map((waiting) => rest[waiting.again ? 'again' : 'once']?.next().value ?? 'stale');
   }
 
-  async function decideTogether(batch: readonly Waiting[], candidates: readonly number[], outcomes: Outcome[]): Promise<void> {
+  async function decideTogether(batch: readonly Waiting[]): Promise<readonly Outcome[]> {
+    const outcomes: Outcome[] = batch.map(() => 'stale');
     const validity = { sinceUs: 0, untilUs: Number.MAX_SAFE_INTEGER };
     const places: number[] = [];
     const judged: Judged[] = [];
     // What is found now holds up to that point of the log which is known now.
     const known = facts.known();
-    for (const place of candidates) {
-      const waiting = batch[place];
-      if (waiting === undefined) continue;
+    batch.forEach((waiting, place) => {
       const { asked } = waiting;
       const found = waiting.known === null || waiting.known === known ? waiting.facts : facts.find(asked);
-      if (found === undefined) continue;
+      if (found === undefined) return;
       places.push(place);
-      judged.push({
-        asked,
-        facts: found,
-        judgement: judge(found, asked, peppers.current.id, told.atMs * 1000, validity),
-      });
-    }
-    if (judged.length === 0) return;
-    let decided: readonly Outcome[];
-    try {
-      decided = await admit(judged, known, validity);
-    } catch (error) {
-      if (!(error instanceof AdmissionUnavailableError)) throw error;
-      decided = judged.map(() => error);
-    }
+      judged.push({ asked, facts: found, judgement: judge(found, asked, peppers.current.id, told.atMs * 1000, validity) });
+    });
+    if (judged.length === 0) return outcomes;
+    const decided = await admit(judged, known, validity).catch(unavailableFor(judged));
     decided.forEach((outcome, index) => (outcomes[places[index] ?? 0] = outcome));
+    return outcomes;
   }
 
   async function admit(batch: readonly Judged[], known: Known, validity: Validity): Promise<readonly Outcome[]> {
@@ -184,12 +172,7 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
   async function admitApart(batch: readonly Judged[], known: Known, validity: Validity): Promise<readonly Outcome[]> {
     const half = Math.ceil(batch.length / 2);
     const halves = await Promise.all(
-      [batch.slice(0, half), batch.slice(half)].map((part) =>
-        admit(part, known, validity).catch((error: unknown) => {
-          if (error instanceof AdmissionUnavailableError) return part.map(() => error);
-          throw error;
-        }),
-      ),
+      [batch.slice(0, half), batch.slice(half)].map((part) => admit(part, known, validity).catch(unavailableFor(part))),
     );
     return halves.flat();
   }
@@ -283,5 +266,13 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
       await connection.close();
     },
     gauges: { queued: () => batcher.queued(), inFlight: () => batcher.inFlight(), connected: () => connection.connected() },
+  };
+}
+
+/** Turns the failure of a statement into that of each of its requests, so that it is none of any other statement's. */
+function unavailableFor(batch: readonly unknown[]): (error: unknown) => readonly Outcome[] {
+  return (error) => {
+    if (error instanceof AdmissionUnavailableError) return batch.map(() => error);
+    throw error;
   };
 }

@@ -58,7 +58,7 @@ it('the control: requests that are under way when a cap begins, and are not deci
     const { rows } = await client.query<{ definition: string }>(
       `SELECT pg_get_functiondef('keyledger.reserve_position'::regproc) AS definition`,
     );
-    await client.query(rows[0]?.definition.replace('IF event_position > p_seen AND', 'IF false AND') ?? '');
+    await client.query(rows[0]?.definition.replace('IF event_position > p_seen THEN', 'IF false THEN') ?? '');
   }, two.first.testDatabase.name);
   expect(await faultsWhileCapsBegin(two, { changes: 20 * CHANGES })).not.toEqual([]);
 });
