@@ -254,21 +254,44 @@ BEGIN
 
   -- Nearly always everything fits, and the ceiling tells so. The condition stands there four times, since to work out the cost once would take a plan of its own for
   -- each row; and arrays are read by subscripts, since unnest copies each of them.
-  WITH consumed AS (
+  IF cardinality(p_keys) = 1 THEN
+    -- A lone request, and a hot key: without joins and aggregates the plan starts in a third of the time.
     UPDATE key_windows w SET
-      total = w.total + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[i] <= p_ceiling[i] AND (p_tokens[i] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[i] ELSE 0 END,
-      second_count = w.second_count + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[i] <= p_ceiling[i] AND (p_tokens[i] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[i] ELSE 0 END,
-      half_hour_count = w.half_hour_count + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[i] <= p_ceiling[i] AND (p_tokens[i] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[i] ELSE 0 END,
-      quarter_count = w.quarter_count + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[i] <= p_ceiling[i] AND (p_tokens[i] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[i] ELSE 0 END
-    FROM generate_series(1, cardinality(p_keys)) AS i
-    WHERE w.key = p_keys[i]
+      total = w.total + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[1] <= p_ceiling[1] AND (p_tokens[1] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[1] ELSE 0 END,
+      second_count = w.second_count + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[1] <= p_ceiling[1] AND (p_tokens[1] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[1] ELSE 0 END,
+      half_hour_count = w.half_hour_count + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[1] <= p_ceiling[1] AND (p_tokens[1] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[1] ELSE 0 END,
+      quarter_count = w.quarter_count + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[1] <= p_ceiling[1] AND (p_tokens[1] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[1] ELSE 0 END
+    WHERE w.key = p_keys[1]
     RETURNING w.key, new.total = old.total AS short, new.second_bucket, new.total, new.minute_closed + new.second_count AS minute, new.day_closed + new.half_hour_count AS day,
       new.week_closed + new.quarter_count AS week, new.month_closed + new.quarter_count AS month
-  )
-  SELECT array_agg(c.key), array_agg(c.second_bucket), array_agg(c.total), array_agg(c.minute) FILTER (WHERE p_minute), array_agg(c.day) FILTER (WHERE p_day),
-    array_agg(c.week) FILTER (WHERE p_week), array_agg(c.month) FILTER (WHERE p_month), array_agg(c.key) FILTER (WHERE c.short)
-  INTO consumed_keys, seconds, total_used, minute_used, day_used, week_used, month_used, short
-  FROM consumed c;
+    INTO nth;
+    IF FOUND THEN
+      consumed_keys := p_keys;
+      seconds := ARRAY[nth.second_bucket];
+      total_used := ARRAY[nth.total];
+      IF p_minute THEN minute_used := ARRAY[nth.minute]; END IF;
+      IF p_day THEN day_used := ARRAY[nth.day]; END IF;
+      IF p_week THEN week_used := ARRAY[nth.week]; END IF;
+      IF p_month THEN month_used := ARRAY[nth.month]; END IF;
+      IF nth.short THEN short := p_keys; END IF;
+    END IF;
+  ELSE
+    WITH consumed AS (
+      UPDATE key_windows w SET
+        total = w.total + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[i] <= p_ceiling[i] AND (p_tokens[i] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[i] ELSE 0 END,
+        second_count = w.second_count + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[i] <= p_ceiling[i] AND (p_tokens[i] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[i] ELSE 0 END,
+        half_hour_count = w.half_hour_count + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[i] <= p_ceiling[i] AND (p_tokens[i] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[i] ELSE 0 END,
+        quarter_count = w.quarter_count + CASE WHEN w.second_bucket >= present_second AND w.total + p_asked[i] <= p_ceiling[i] AND (p_tokens[i] <= w.token_closed + w.token_count) IS NOT TRUE THEN p_asked[i] ELSE 0 END
+      FROM generate_series(1, cardinality(p_keys)) AS i
+      WHERE w.key = p_keys[i]
+      RETURNING w.key, new.total = old.total AS short, new.second_bucket, new.total, new.minute_closed + new.second_count AS minute, new.day_closed + new.half_hour_count AS day,
+        new.week_closed + new.quarter_count AS week, new.month_closed + new.quarter_count AS month
+    )
+    SELECT array_agg(c.key), array_agg(c.second_bucket), array_agg(c.total), array_agg(c.minute) FILTER (WHERE p_minute), array_agg(c.day) FILTER (WHERE p_day),
+      array_agg(c.week) FILTER (WHERE p_week), array_agg(c.month) FILTER (WHERE p_month), array_agg(c.key) FILTER (WHERE c.short)
+    INTO consumed_keys, seconds, total_used, minute_used, day_used, week_used, month_used, short
+    FROM consumed c;
+  END IF;
 
   IF present_second > ANY (seconds) THEN
     -- Keys whose second has passed since the server named those that are behind; locked by now, and asked below.

@@ -1,3 +1,5 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+
 import type { Logger } from 'pino';
 
 import type { Admission } from './admission/admission.ts';
@@ -48,6 +50,8 @@ import { resolveHost } from './webhooks/resolve-host.ts';
 import { createWebhookCommands } from './webhooks/webhook-commands.ts';
 
 const SECOND_MS = 1000;
+/** A start waits so long at most for what is read ahead. */
+const PRELOAD_MS = SECOND_MS;
 const POLL_MS = 500;
 const EXPIRY_MS = SECOND_MS;
 const HOUSEKEEPING_MS = 60 * SECOND_MS;
@@ -222,6 +226,8 @@ export async function startServer(config: Config, { logger, signal, onProgress }
     metrics,
     trustedProxies: config.trustedProxies,
   });
+  // Goes on behind it where there is much to read.
+  await Promise.race([admission.preload(), sleep(PRELOAD_MS, undefined, { ref: false })]);
   const { port, url } = await http.listen();
   // Sockets and streams end by word of the product, not by the end of the grace.
   acquired.defer(async () => void (await Promise.all([graphql.close(), http.drain(config.shutdownGraceSeconds * SECOND_MS)])));

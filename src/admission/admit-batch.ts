@@ -2,6 +2,7 @@ import type pg from 'pg';
 import type { QueryConfig } from 'pg';
 
 import { codeNumber } from '../domain/usage.ts';
+import { arrayPart, binaryArray, INET, INT2, INT4, INT8, TEXT, type BinaryType } from '../postgres/binary-array.ts';
 import { typeParsers } from '../postgres/type-parsers.ts';
 import type { Asked } from './asked.ts';
 import {
@@ -114,9 +115,8 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
   let keysNamed = true;
   let read: bigint | null = null;
   let unrecorded = false;
-  const keys = new Map<number, AskedKey>();
   for (const judged of batch) {
-    const { asked, facts, judgement } = judged;
+    const { facts, judgement } = judged;
     const { organization, verifier, readAt } = facts;
     if (organization?.capped === true) capped.add(organization.number);
     if (organization?.balanced === true) balanced.add(organization.number);
@@ -126,10 +126,8 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
       if (verifier !== null && judgement.key === null) keysNamed = false;
     } else if (read === null || readAt < read) read = readAt;
     if (!isRecorded(judged)) unrecorded = true;
-    if (judgement.code !== VALID || judgement.key === null) continue;
-    addAsked(keys, judgement.key, asked.request.cost);
   }
-  const ordered = [...keys.values()].sort((a, b) => a.number - b.number);
+  const ordered = keysAskedFor(batch);
   return {
     name: 'admit',
     text: 'SELECT * FROM admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36)',
@@ -143,35 +141,36 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
       read,
       validity.sinceUs,
       validity.untilUs,
-      numbers(batch, ({ facts }) => facts.organization?.number ?? null),
-      numbers(batch, ({ judgement }) => judgement.key?.number ?? null),
-      numbers(batch, ({ judgement }) => judgement.code),
+      array(INT4, batch, ({ facts }) => facts.organization?.number ?? null),
+      array(INT4, batch, ({ judgement }) => judgement.key?.number ?? null),
+      array(INT2, batch, ({ judgement }) => judgement.code),
       unrecorded ? batch.map(isRecorded) : null,
-      numbers(batch, ({ asked }) => asked.request.cost),
-      texts(batch, ({ asked }) => asked.request.ip),
-      texts(batch, ({ asked }) => asked.request.endpoint),
-      texts(batch, ({ facts, judgement }) =>
+      array(INT4, batch, ({ asked }) => asked.request.cost),
+      array(INET, batch, ({ asked }) => asked.request.ip),
+      array(TEXT, batch, ({ asked }) => asked.request.endpoint),
+      array(TEXT, batch, ({ facts, judgement }) =>
         judgement.code === VALID && facts.verifier?.current === false ? `outdated secret ${facts.verifier.lookupId}` : null,
       ),
-      texts(batch, ({ asked }) => asked.request.requestId),
-      texts(batch, ({ asked }) => (asked.request.requestId === null ? null : traceOf(asked.mac))),
-      texts(batch, ({ asked, judgement: { key } }) =>
+      array(TEXT, batch, ({ asked }) => asked.request.requestId),
+      array(TEXT, batch, ({ asked }) => (asked.request.requestId === null ? null : traceOf(asked.mac))),
+      array(TEXT, batch, ({ asked, judgement: { key } }) =>
         asked.request.requestId === null || key === null ? null : JSON.stringify({ key: toStoredKey(key.told), profile: key.told.profile }),
       ),
       // What tells distinct bad secrets apart: of a keyed MAC, so that nobody can make up a thousand that look like one.
-      numbers(batch, ({ asked, judgement }) =>
+      array(INT4, batch, ({ asked, judgement }) =>
         judgement.code === INVALID_KEY && asked.request.ip !== null ? Number.parseInt(asked.mac.slice(0, 8), 16) | 0 : null,
       ),
       capped.size === 0 ? null : `{${[...capped].join()}}`,
       balanced.size === 0 ? null : `{${[...balanced].join()}}`,
-      numbers(
+      array(
+        INT4,
         ordered.filter((key) => key.second < second),
         ({ number }) => number,
       ),
-      numbers(ordered, ({ number }) => number),
-      numbers(ordered, ({ asked }) => asked, true),
-      numbers(ordered, ({ ceiling }) => ceiling),
-      numbers(ordered, ({ tokens }) => tokens),
+      array(INT4, ordered, ({ number }) => number),
+      array(INT8, ordered, ({ asked }) => (asked === null ? null : BigInt(asked))),
+      array(INT8, ordered, ({ ceiling }) => BigInt(ceiling)),
+      array(INT8, ordered, ({ tokens }) => (tokens === null ? null : BigInt(tokens))),
       ordered.some(({ minute }) => minute),
       ordered.some(({ day }) => day),
       ordered.some(({ week }) => week),
@@ -198,6 +197,14 @@ type AskedKey = {
   week: boolean;
   month: boolean;
 };
+
+/** The keys that may be let through, in ascending order. */
+export function keysAskedFor(batch: readonly Judged[]): readonly AskedKey[] {
+  const keys = new Map<number, AskedKey>();
+  for (const { asked, judgement } of batch)
+    if (judgement.code === VALID && judgement.key !== null) addAsked(keys, judgement.key, asked.request.cost);
+  return [...keys.values()].sort((a, b) => a.number - b.number);
+}
 
 function addAsked(keys: Map<number, AskedKey>, { number, limits, windows }: KeyRules, cost: number): void {
   const known = keys.get(number);
@@ -226,21 +233,9 @@ function addAsked(keys: Map<number, AskedKey>, { number, limits, windows }: KeyR
   known.month ||= limits.month !== null;
 }
 
-/** The text form of an array of what each brings; null where none brings anything, which costs neither side to write and to read. */
-function numbers<Item>(items: readonly Item[], valueOf: (item: Item) => number | null, always = false): string | null {
-  let text = '{';
-  let any = always;
-  for (const item of items) {
-    const value = valueOf(item);
-    if (value !== null) any = true;
-    text += text.length === 1 ? (value ?? 'NULL') : `,${value ?? 'NULL'}`;
-  }
-  return any ? `${text}}` : null;
-}
-
-function texts<Item>(items: readonly Item[], valueOf: (item: Item) => string | null): readonly (string | null)[] | null {
-  const values = items.map(valueOf);
-  return values.some((value) => value !== null) ? values : null;
+/** What each brings; null where none brings anything, which costs neither side to write and to read. In binary, as Postgres reads that in a fifth of the time of text. */
+function array<Item, Value>(type: BinaryType<Value>, items: readonly Item[], valueOf: (item: Item) => Value | null): Buffer | null {
+  return binaryArray([arrayPart(type, items, valueOf)]);
 }
 
 const INT4_ARRAY_OID = 1007;

@@ -22,6 +22,7 @@ import { createBatcher } from './batcher.ts';
 import { CALLER_FORBIDDEN, CALLER_UNAUTHENTICATED, judge, OTHER_PEPPER, REQUEST_ID_TAKEN, type Facts, type Validity } from './facts.ts';
 import { createFactsCache, type Known } from './facts-cache.ts';
 import { loadFacts } from './load-facts.ts';
+import { preloadFacts } from './preload-facts.ts';
 import { openPipelinedConnection } from './pipelined-connection.ts';
 import { createUsageRecorder } from './usage-recorder.ts';
 import { createVerifierAdoption, type ReplaceVerifier } from './verifier-adoption.ts';
@@ -69,8 +70,15 @@ type Waiting = { readonly asked: Asked; readonly facts: Facts; readonly known: K
 /** One request's part of a batch: an error where it could not be decided, `stale` where its facts were not those of now. */
 type Outcome = Verdict | AdmissionUnavailableError | 'stale';
 
+/** The verifications of one server. */
+export type ServingAdmission = Admission & {
+  readonly gauges: AdmissionGauges;
+  /** Reads ahead what decides about the keys that were used last. Never rejects. */
+  preload(): Promise<void>;
+};
+
 /** The hot path. Each verification is decided, charged and recorded in the database, together with all others that arrived meanwhile. */
-export function createAdmission(options: AdmissionOptions): Admission & { readonly gauges: AdmissionGauges } {
+export function createAdmission(options: AdmissionOptions): ServingAdmission {
   const { database, peppers, onError, blocking = ADDRESS_BLOCKING, maxQueued = 10_000 } = options;
   const connection = openPipelinedConnection({
     // Planned once and never again: planning `admit` costs more than running it. Its estimates are of arrays, so JIT would be wrong each time. Nested loops
@@ -219,6 +227,18 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
     }
   }
 
+  const closing = new AbortController();
+  let preloading: Promise<void> | undefined;
+
+  /** What can't be read now is read when it is asked for. */
+  async function preload(): Promise<void> {
+    try {
+      await preloadFacts(database.kysely, facts, closing.signal);
+    } catch (error) {
+      if (!closing.signal.aborted) onError(new Error('The facts of the keys used last could not be read ahead.', { cause: error }));
+    }
+  }
+
   return {
     async verify(caller: VerifyCaller, request: VerifyRequest): Promise<VerifyAnswer | CallerRefused> {
       const parsed = parseKey(request.key);
@@ -258,7 +278,10 @@ export function createAdmission(options: AdmissionOptions): Admission & { readon
       }
     },
     recordUsage: usage.record,
+    preload: () => (preloading ??= preload()),
     async close() {
+      closing.abort();
+      await preloading;
       await adoption.close();
       await facts.close();
       await batcher.close();

@@ -1,4 +1,4 @@
-import type { Asked } from './asked.ts';
+import type { Wanted } from './asked.ts';
 import { createBatcher } from './batcher.ts';
 import type { Facts, KeyRules, OrganizationFacts, TokenFacts, VerifierFacts } from './facts.ts';
 import type { LoadedFacts } from './load-facts.ts';
@@ -24,12 +24,12 @@ export type Found = Known & { readonly changed: readonly string[] | null };
  */
 export type FactsCache = {
   /** From memory; undefined where anything is not there. What is found holds up to {@link FactsCache.known} as it is at this very moment. */
-  find(asked: Asked): Facts | undefined;
+  find(asked: Wanted): Facts | undefined;
   /**
    * From the database, in a snapshot that is newer than the call. Calls that come while one is under way share the next. Throws AdmissionUnavailableError where
    * too many wait.
    */
-  read(asked: Asked): Promise<Facts>;
+  read(asked: Wanted): Promise<Facts>;
   /** The same object for as long as what `find` answered holds. */
   known(): Known;
   /** Forgets what has changed. */
@@ -50,7 +50,7 @@ const NOTHING_KNOWN: Known = { seen: -1n, seenId: null, revision: -1n };
 
 export function createFactsCache(options: {
   /** Reads what some requests are about in one snapshot. */
-  readonly load: (wanted: readonly Asked[]) => Promise<LoadedFacts>;
+  readonly load: (wanted: readonly Wanted[]) => Promise<LoadedFacts>;
   readonly capacity: number;
   /** Requests whose facts are read by one statement, that wait for it, and for how long. */
   readonly maxRead: number;
@@ -67,7 +67,7 @@ export function createFactsCache(options: {
   let known = NOTHING_KNOWN;
   let reading: Reading | undefined;
 
-  const readers = createBatcher<Asked, Facts>({
+  const readers = createBatcher<Wanted, Facts>({
     async run(wanted) {
       reading = { since: known.seen, missed: [] };
       try {
@@ -197,7 +197,7 @@ function put<Value>(map: Map<string, Value>, name: string, value: Value, capacit
 
 type Kept = Pick<LoadedFacts, 'tokens' | 'organizations' | 'verifiers' | 'imported'>;
 
-function factsOf({ caller, lookupId, foreignHash }: Asked, kept: Kept, readAt: bigint | null): Facts {
+function factsOf({ caller, lookupId, foreignHash }: Wanted, kept: Kept, readAt: bigint | null): Facts {
   const token = caller.kind === 'token' ? (kept.tokens.get(caller.tokenHash) ?? null) : null;
   const organizationId = caller.kind === 'token' ? token?.organizationId : caller.organizationId;
   const organization = organizationId === undefined ? null : (kept.organizations.get(organizationId) ?? null);
@@ -211,7 +211,7 @@ function factsOf({ caller, lookupId, foreignHash }: Asked, kept: Kept, readAt: b
 }
 
 /** Undefined where something that may exist is not among the facts. */
-function complete({ caller, lookupId, foreignHash }: Asked, facts: Facts): Facts | undefined {
+function complete({ caller, lookupId, foreignHash }: Wanted, facts: Facts): Facts | undefined {
   if (caller.kind === 'token' && facts.token === null) return undefined;
   if (facts.organization === null) return undefined;
   return facts.verifier === null && (lookupId !== null || foreignHash !== null) ? undefined : facts;

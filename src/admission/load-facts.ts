@@ -1,7 +1,7 @@
 import type pg from 'pg';
 
 import { permissionsOf, ROLES, type Role } from '../domain/permissions.ts';
-import type { Asked } from './asked.ts';
+import type { Wanted } from './asked.ts';
 import {
   addressRanges,
   ceilingOf,
@@ -108,7 +108,7 @@ const FACTS = `
   FROM (VALUES (true)) AS one (row) LEFT JOIN (SELECT position, id FROM events ORDER BY position DESC LIMIT 1) AS newest ON true`;
 
 /** Reads who asks and what is presented, for all of some requests, in one statement and so in one snapshot. */
-export async function loadFacts(ask: Ask, wanted: readonly Asked[]): Promise<LoadedFacts> {
+export async function loadFacts(ask: Ask, wanted: readonly Wanted[]): Promise<LoadedFacts> {
   const tokens = distinct(wanted, ({ caller }) => (caller.kind === 'token' ? caller.tokenHash : null));
   const organizations = distinct(wanted, ({ caller }) => (caller.kind === 'organization' ? caller.organizationId : null));
   const lookupIds = distinct(wanted, ({ lookupId }) => lookupId);
@@ -183,6 +183,6 @@ function toRules(key: StoredKey & StoredRules, profiles: ReadonlyMap<string, Pro
   };
 }
 
-function distinct(wanted: readonly Asked[], valueOf: (asked: Asked) => string | null): readonly string[] {
+function distinct(wanted: readonly Wanted[], valueOf: (wanted: Wanted) => string | null): readonly string[] {
   return [...new Set(wanted.map(valueOf).filter((value) => value !== null))];
 }

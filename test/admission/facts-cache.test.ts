@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 
 import { AdmissionUnavailableError } from '../../src/admission/admission.ts';
-import type { Asked } from '../../src/admission/asked.ts';
+import type { Asked, Wanted } from '../../src/admission/asked.ts';
 import { createFactsCache } from '../../src/admission/facts-cache.ts';
 import type { KeyRules, OrganizationFacts, TokenFacts, VerifierFacts } from '../../src/admission/facts.ts';
 import type { LoadedFacts } from '../../src/admission/load-facts.ts';
@@ -24,7 +24,7 @@ function openCache(stored: Stored, { capacity = 1000, maxQueued = 1000, maxWaitM
     maxRead: 500,
     maxQueued,
     maxWaitMs,
-    async load(wanted) {
+    async load(wanted: readonly Wanted[]) {
       loads++;
       const snapshot = snapshotOf(stored, wanted);
       if (holding) await new Promise<void>((resolve) => held.push(resolve));
@@ -49,7 +49,7 @@ function openCache(stored: Stored, { capacity = 1000, maxQueued = 1000, maxWaitM
 
 const idOf = (position: bigint): string => `event ${position}`;
 
-function snapshotOf({ position, revision, keys, tokens }: Stored, wanted: readonly Asked[]): LoadedFacts {
+function snapshotOf({ position, revision, keys, tokens }: Stored, wanted: readonly Wanted[]): LoadedFacts {
   const verifiers = new Map<string, VerifierFacts>();
   const imported = new Map<string, VerifierFacts[]>();
   const organizations = new Map<string, OrganizationFacts>();
