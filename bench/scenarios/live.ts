@@ -9,7 +9,7 @@ import type { SubscriberPlan, SubscriberReport } from '../load/subscriber-plan.t
 import { measure, type Measured, type Slot } from '../measure.ts';
 import { residentMib } from '../processes/memory.ts';
 import type { Subject } from '../subjects/keyledger-server.ts';
-import { keyledgerSlot } from './slots.ts';
+import { bearer, keyledgerSlot } from './slots.ts';
 
 const KEYS = 10_000;
 const SOCKETS = 1_000;
@@ -94,7 +94,7 @@ async function watchedSlot(bench: Bench, { ledger, server, subscribers, plan, sl
   await subscribers.open(plan);
   // The load goes through the keys in order, from the first one.
   const due = Math.floor((slot.perSecond ?? 0) * (WARM_UP_SECONDS + bench.options.seconds / 2));
-  await armAlerts(ledger, due % ledger.keys.length);
+  await armAlerts(ledger, server, due);
   const memory: Promise<number | null>[] = [];
   const measured = await measure(
     bench,
@@ -118,10 +118,24 @@ async function watchedSlot(bench: Bench, { ledger, server, subscribers, plan, sl
   return { measured, told, memoryMib: beginning == null || end == null ? null : { beginning, end } };
 }
 
-/** Gives some keys the quota of which one more request uses half, as an owner could at any moment. */
-async function armAlerts({ owner, keys }: LedgerDatabase, first: number): Promise<void> {
-  await owner.query(
-    `UPDATE api_keys k SET quota_daily = 2 * (w.day_closed + w.half_hour_count + 1) FROM key_windows w WHERE w.key = k.number AND k.number = ANY ($1)`,
-    [keys.slice(first, first + ALERTING_KEYS).map(({ number }) => number)],
+/** Gives the keys that the n-th request and the next ones ask for the quota of which these use half, as their owner would. */
+async function armAlerts({ owner, keys, readerToken }: LedgerDatabase, server: Subject, due: number): Promise<void> {
+  const first = due % keys.length;
+  const uses = Math.floor(due / keys.length) + 1;
+  const { rows } = await owner.query<{ id: string; quota: number }>(
+    `SELECT k.id, (2 * (w.day_closed + w.half_hour_count + $2))::float8 AS quota FROM api_keys k JOIN key_windows w ON w.key = k.number WHERE k.number = ANY ($1)`,
+    [keys.slice(first, first + ALERTING_KEYS).map(({ number }) => number), uses],
   );
+  for (const { id, quota } of rows) {
+    const response = await fetch(`http://127.0.0.1:${server.port}/graphql`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', ...bearer(readerToken) },
+      body: JSON.stringify({
+        query: 'mutation ($input: UpdateApiKeyInput!) { updateApiKey(input: $input) { __typename } }',
+        variables: { input: { id: encodeGlobalId('ApiKey', id), quotas: { daily: quota } } },
+      }),
+    });
+    const answer = await response.text();
+    if (!answer.includes('"UpdateApiKeyPayload"')) throw new Error(`the quota of a key was not changed: ${answer}`);
+  }
 }

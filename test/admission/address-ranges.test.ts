@@ -14,7 +14,7 @@ function addressFrom(random: Random): string {
   return ['2001', 'db8', group(), group(), group(), group(), group(), group()].join(':');
 }
 
-it('6.3 an address is within the ranges of a key exactly where Postgres says so', async () => {
+it('1.12 an address is within the ranges of a key exactly where Postgres says so', async () => {
   const ledger = await openTestLedger();
   try {
     const random = seededRandom();

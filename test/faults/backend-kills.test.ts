@@ -107,7 +107,8 @@ describe('writers whose backends are killed at random', () => {
                 first_position := nextval('unguarded');
                 recorded_at := clock_timestamp();
                 PERFORM pg_sleep(random() * 0.01);
-              END $$;`),
+              END $$;
+              CREATE OR REPLACE FUNCTION reserve_position(p_newest bigint) RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT first_position FROM reserve_positions()';`),
           ledger.testDatabase.name,
         );
       },
