@@ -114,9 +114,13 @@ it('4.6 what a server knows to be left never lets a request through, and never r
 });
 
 it.each(['p_ceiling[1]', 'p_ceiling[i]'])('the control: a ceiling that is too high by one is found (%s)', async (ceiling) => {
-  const two = await openTwo();
-  await alterAdmit(two.first.testDatabase, `<= ${ceiling}`, `<= ${ceiling} + 1`);
-  const { wrong } = await disagreements(two);
+  // The traffic is random: one run of it need not come to the very edge in which the one unit shows.
+  let wrong: readonly string[] = [];
+  for (let run = 0; run < 8 && wrong.length === 0; run++) {
+    const two = await openTwo();
+    await alterAdmit(two.first.testDatabase, `<= ${ceiling}`, `<= ${ceiling} + 1`);
+    ({ wrong } = await disagreements(two));
+  }
   expect(wrong.length).toBeGreaterThan(0);
   expect(wrong.every((text) => text.includes(': null instead of'))).toBe(true);
 });

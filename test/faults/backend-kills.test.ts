@@ -92,12 +92,13 @@ describe('writers whose backends are killed at random', () => {
   });
 
   it('are caught, by the reader and by the numbering, where positions come from a sequence that no lock guards', async () => {
-    const { first, holes } = await hammer({
-      kills: true,
-      before: async (ledger) => {
-        await asAdmin(
-          (admin) =>
-            admin.query(`
+    const run = () =>
+      hammer({
+        kills: true,
+        before: async (ledger) => {
+          await asAdmin(
+            (admin) =>
+              admin.query(`
               SET search_path = keyledger;
               CREATE SEQUENCE unguarded;
               GRANT USAGE ON SEQUENCE unguarded TO keyledger_server;
@@ -109,10 +110,14 @@ describe('writers whose backends are killed at random', () => {
                 PERFORM pg_sleep(random() * 0.01);
               END $$;
               CREATE OR REPLACE FUNCTION reserve_position(p_newest bigint) RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT first_position FROM reserve_positions()';`),
-          ledger.testDatabase.name,
-        );
-      },
-    });
+            ledger.testDatabase.name,
+          );
+        },
+      });
+    // Whether the reader comes by in the moment of a hole is chance.
+    let found = await run();
+    for (let more = 0; more < 4 && found.holes === 0; more++) found = await run();
+    const { first, holes } = found;
     expect(holes).toBeGreaterThan(0);
     expect(await numberingFaults(first.db)).not.toEqual([]);
   });
