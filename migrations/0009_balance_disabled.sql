@@ -15,38 +15,3 @@ CREATE OR REPLACE FUNCTION logged_balance(p_organization integer, p_up_to bigint
     ORDER BY e.version DESC LIMIT 1) AS b
   WHERE o.number = p_organization AND b.type = 'BalanceEnabled'
 $$;
-
--- Makes an organization's balance equal to its events, and answers whether it was not. All of the log but its newest end is added up before the log's lock
--- is taken, so that nobody waits for longer than it takes to read what came meanwhile; unless the balance was switched on or off meanwhile.
-CREATE OR REPLACE FUNCTION repair_balance(p_organization integer) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-  head bigint;
-  micros bigint;
-BEGIN
-  IF NOT EXISTS (SELECT FROM balance_difference(p_organization)) THEN
-    RETURN false;
-  END IF;
-  SELECT h.position, l.micros INTO head, micros
-  FROM (SELECT head_position() AS position) AS h, LATERAL (SELECT logged_balance(p_organization, h.position) AS micros) AS l;
-  PERFORM reserve_positions();
-  IF EXISTS (
-    SELECT FROM events e JOIN organizations o ON e.stream = 'organization:' || o.id
-    WHERE o.number = p_organization AND e.type IN ('BalanceEnabled', 'BalanceDisabled') AND e.position > head
-  ) THEN
-    micros := logged_balance(p_organization, head_position());
-  ELSE
-    micros := micros + (
-      SELECT coalesce(sum((e.data ->> 'micros')::bigint), 0) FROM events e JOIN organizations o ON e.stream = 'organization:' || o.id
-      WHERE o.number = p_organization AND e.type = 'FundsAdded' AND e.position > head
-    ) - (
-      SELECT coalesce(sum(u.cost_micros), 0) FROM usage_events u WHERE u.position > head AND u.organization = p_organization
-    );
-  END IF;
-  IF micros IS NULL THEN
-    -- A row that no event accounts for; where it was taken away meanwhile there is nothing to mend.
-    DELETE FROM balances b WHERE b.organization = p_organization;
-    RETURN FOUND;
-  END IF;
-  INSERT INTO balances AS b (organization, micros) VALUES (p_organization, micros) ON CONFLICT (organization) DO UPDATE SET micros = excluded.micros;
-  RETURN true;
-END $$;

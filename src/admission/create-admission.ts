@@ -16,6 +16,7 @@ import {
   type VerifyRequest,
 } from './admission.ts';
 import { ADDRESS_BLOCKING, admitBatch, type AddressBlocking, type AdmitRow, type Judged } from './admit-batch.ts';
+import { createTurns } from '../lib/turns.ts';
 import { repeatAnswer, toAnswer } from './answer.ts';
 import type { Asked } from './asked.ts';
 import { createBatcher } from './batcher.ts';
@@ -185,21 +186,13 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
     return halves.flat();
   }
 
-  /** Requests under way whose caller chose their id: a second one with the same id waits for the first one's answer to be there to be repeated. */
-  const named = new Map<string, Promise<unknown>>();
+  /** A second request with an id that its caller chose waits for the first one's answer to be there to be repeated. */
+  const turns = createTurns();
 
-  async function decide(asked: Asked): Promise<Verdict> {
-    const { requestId } = asked.request;
-    if (requestId === null) return decideOne(asked);
-    const name = `${asked.caller.kind === 'token' ? asked.caller.tokenHash : asked.caller.organizationId} ${requestId}`;
-    for (let earlier = named.get(name); earlier !== undefined; earlier = named.get(name)) await earlier.catch(() => undefined); // its own caller is told
-    const decision = decideOne(asked);
-    named.set(name, decision);
-    try {
-      return await decision;
-    } finally {
-      named.delete(name);
-    }
+  function decide(asked: Asked): Promise<Verdict> {
+    const { caller, request } = asked;
+    if (request.requestId === null) return decideOne(asked);
+    return turns.take(`${caller.kind === 'token' ? caller.tokenHash : caller.organizationId} ${request.requestId}`, () => decideOne(asked));
   }
 
   /** From memory at first; where that turns out to be out of date, by what is read for this request alone, which no later change can overtake. */

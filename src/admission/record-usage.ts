@@ -17,7 +17,7 @@ type Row = {
   readonly bad_reasons: readonly string[] | null;
 };
 
-/** What the SQL function `record_usage` (migration 0014) finds wrong, in the reader's words. */
+/** What the SQL function `record_usage` (migration 0010) finds wrong, in the reader's words. */
 const REASONS: Readonly<Record<string, string>> = {
   'unknown request': "'requestId' names no request of your organization that was verified; leave it out and give 'keyId'",
   'no key': "'keyId' is needed, as the request was not verified here",
@@ -52,7 +52,7 @@ export async function recordUsage(
   }
   return reports.map((report) => {
     const outcome = outcomes.get(report);
-    if (outcome === undefined) throw new Error('record_usage told nothing of a report: the function of migration 0014 was changed.');
+    if (outcome === undefined) throw new Error('record_usage told nothing of a report: the function of migration 0010 was changed.');
     return outcome;
   });
 }
@@ -83,7 +83,7 @@ function* recorded(
   order: Int32Array,
   spans: readonly Span[],
 ): Generator<readonly [UsageReport, UsageOutcome]> {
-  if (first_position === null) throw new Error('record_usage answered no position: the function of migration 0014 was changed.');
+  if (first_position === null) throw new Error('record_usage answered no position: the function of migration 0010 was changed.');
   const duplicates = new Set(again);
   const places = new Int32Array(order.length);
   let next = 0;
@@ -105,7 +105,7 @@ async function ask(db: Kysely<Tables>, organizationId: string, { keys, key, char
     db,
   );
   const row = rows[0];
-  if (row === undefined) throw new Error('record_usage answered no row: the function of migration 0014 was changed.');
+  if (row === undefined) throw new Error('record_usage answered no row: the function of migration 0010 was changed.');
   return row;
 }
 
