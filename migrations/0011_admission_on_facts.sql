@@ -7,9 +7,10 @@ CREATE TABLE state_revision (
 INSERT INTO state_revision VALUES (0);
 
 -- As reserve_positions, for verifications, which need no moment of the log. p_newest is a position that is known to be taken: partitions below it are not looked at.
--- p_seen: the newest life-cycle event that all of them were decided with. Raises KL004 where one of these organizations was given another plan since, and then they are to be
--- decided again: what is consumed while there is no cap has to be in the log before a cap's windows are made from the log.
-CREATE FUNCTION reserve_position(p_newest bigint, p_seen bigint, p_organizations integer[]) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+-- p_seen: the newest life-cycle event that all of them were decided with. Raises KL004 where a cap of one of these organizations has begun since, and then they are to be
+-- decided again: what is consumed while there is no cap has to be in the log before a cap's windows are made from the log. p_capped: those whose windows count what is
+-- consumed, and are locked: they may be given other caps meanwhile, and have to wait for none of them. Those that have no cap now have no windows that anyone believes.
+CREATE FUNCTION reserve_position(p_newest bigint, p_seen bigint, p_organizations integer[], p_capped integer[]) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   event_position bigint;
   usage_position bigint;
@@ -19,8 +20,12 @@ BEGIN
   INTO event_position, usage_position;
   -- Two conditions: one that looks into a table costs a statement each time.
   IF event_position > p_seen THEN
-    IF EXISTS (SELECT FROM events e JOIN organizations o ON o.id = e.organization_id WHERE e.position > p_seen AND e.type = 'PlanChanged' AND o.number = ANY (p_organizations)) THEN
-      RAISE EXCEPTION 'the plan was changed meanwhile' USING ERRCODE = 'KL004';
+    IF EXISTS (
+      SELECT FROM events e JOIN organizations o ON o.id = e.organization_id
+      WHERE e.position > p_seen AND e.type = 'PlanChanged' AND o.number = ANY (p_organizations) AND (o.number = ANY (p_capped)) IS NOT TRUE
+        AND (o.requests_per_second IS NOT NULL OR o.requests_per_minute IS NOT NULL)
+    ) THEN
+      RAISE EXCEPTION 'a cap has begun meanwhile' USING ERRCODE = 'KL004';
     END IF;
   END IF;
   IF usage_position IS NULL THEN
@@ -39,9 +44,15 @@ DECLARE
   present timestamptz;
   now_tick bigint;
   now_second bigint;
+  locked bigint;
 BEGIN
-  PERFORM begin_organization_windows(c) FROM unnest(p_capped) AS c WHERE NOT EXISTS (SELECT FROM organization_windows w WHERE w.organization = c);
-  PERFORM 1 FROM organization_windows WHERE organization = ANY (p_capped) ORDER BY organization FOR NO KEY UPDATE;
+  LOOP
+    PERFORM begin_organization_windows(c) FROM unnest(p_capped) AS c WHERE NOT EXISTS (SELECT FROM organization_windows w WHERE w.organization = c);
+    PERFORM 1 FROM organization_windows WHERE organization = ANY (p_capped) ORDER BY organization FOR NO KEY UPDATE;
+    GET DIAGNOSTICS locked = ROW_COUNT;
+    -- A change of plan may take windows away while they are waited for.
+    EXIT WHEN locked = cardinality(p_capped);
+  END LOOP;
   PERFORM 1 FROM key_windows WHERE key = ANY (p_keys) ORDER BY key FOR NO KEY UPDATE;
   present := ledger_now();
   now_tick := floor(extract(epoch FROM present) * 20);
@@ -385,7 +396,7 @@ BEGIN
 
   IF recorded IS NULL OR true = ANY (recorded) THEN
     -- After the windows are consumed: the log's lock is the last to be taken, and held for the shortest time.
-    first_position := reserve_position(p_newest, least(seen, p_read), p_organization);
+    first_position := reserve_position(p_newest, least(seen, p_read), p_organization, p_capped);
     IF false = ANY (recorded) THEN
       positions := ARRAY(
         SELECT CASE WHEN r.recorded THEN first_position - 1 + count(*) FILTER (WHERE r.recorded) OVER (ORDER BY r.ordinal) END

@@ -36,7 +36,7 @@ const SECOND_MS = 1000;
 const ATTEMPTS = 5;
 const WAKE_MS = 20;
 /** Raised by `reserve_position` (migration 0011). */
-const PLAN_CHANGED = 'KL004';
+const CAP_BEGUN = 'KL004';
 const MAX_WAIT_MS = 5000;
 const CACHED_KEYS = 100_000;
 /** Requests whose facts are read by one statement. */
@@ -164,7 +164,7 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
         return toVerdicts(batch, row);
       } catch (error) {
         if (!isPostgresError(error)) throw error;
-        if (error.code === PLAN_CHANGED) return batch.map(() => 'stale');
+        if (error.code === CAP_BEGUN) return batch.map(() => 'stale');
         const collided = ['40P01', '40001'].includes(error.code) || isUniqueViolation(error, 'usage_requests_pkey');
         if (collided && attempt < ATTEMPTS) continue;
         // 53*, 55*, 57*: the server is out of something, locked or going down. The rest would be a request that should not have come so far.

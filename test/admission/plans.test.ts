@@ -1,3 +1,4 @@
+import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { asAdmin } from '../support/database.ts';
@@ -49,7 +50,7 @@ describe('a plan that is changed under load on two servers', () => {
         if (answer.kind === 'answer' && answer.code === 'VALID') passed++;
       }
     });
-    for (let round = 0; round < 30; round++) {
+    for (let round = 0; round < 60; round++) {
       const caps = { requestsPerMinute: 1_000_000 + round };
       done(await first.organizations.changePlan(null, { organizationId: id, plan: 'ENTERPRISE', caps }));
     }
@@ -58,7 +59,33 @@ describe('a plan that is changed under load on two servers', () => {
     expect(passed).toBeGreaterThan(0);
     expect(await deadlocks(first)).toBe(0);
   });
+
+  it('3.5 has those decided again that a cap begins for meanwhile, and nobody else, however often plans change', async () => {
+    const { id } = await first.newOrganization('Often');
+    const number = await numberOf(first, id);
+    const seen = await headOf(first);
+    const reserve = (capped: readonly number[]): Promise<unknown> =>
+      sql`SELECT reserve_position(0, ${seen}, ARRAY[${number}]::integer[], ${capped}::integer[])`.execute(first.db);
+    const change = async (caps?: { readonly requestsPerMinute: number }): Promise<void> => {
+      done(await first.organizations.changePlan(null, { organizationId: id, plan: 'ENTERPRISE', ...(caps && { caps }) }));
+    };
+    await change({ requestsPerMinute: 10 });
+    await expect(reserve([])).rejects.toMatchObject({ code: 'KL004' });
+    await expect(reserve([number])).resolves.toBeDefined();
+    await change({ requestsPerMinute: 20 });
+    await expect(reserve([number])).resolves.toBeDefined();
+    await change();
+    await expect(reserve([])).resolves.toBeDefined();
+  });
 });
+
+async function numberOf({ db }: TestLedger, id: string): Promise<number> {
+  return (await db.selectFrom('organizations').select('number').where('id', '=', id).executeTakeFirstOrThrow()).number;
+}
+
+async function headOf({ db }: TestLedger): Promise<bigint> {
+  return (await db.selectFrom('events').select('position').orderBy('position', 'desc').limit(1).executeTakeFirstOrThrow()).position;
+}
 
 function deadlocks({ testDatabase }: TestLedger): Promise<number> {
   return asAdmin(async (admin) => {
