@@ -1,3 +1,5 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { encodeGlobalId } from '../../src/graphql/global-id.ts';
@@ -25,8 +27,10 @@ describe('the past by asOf', () => {
     const before = await headPosition(server.ledger.db);
     done(await organizations.changeSettings(owner, { organizationId, quotaStatus: 401, publicKeyPermissions: ['read'] }));
     const changed = done(await organizations.changePlan(null, { organizationId, plan: 'ENTERPRISE', caps: { requestsPerMinute: 7 } }));
+    // A Date is cut off to milliseconds, and the log's moments are of microseconds.
+    await sleep(20);
     const moment = new Date();
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await sleep(20);
     done(await organizations.changeSettings(owner, { organizationId, deletionPolicy: 'UNUSED_KEYS', alertDefaults: { unusedForDays: 3 } }));
     const asOf = async (variables: object) => {
       const { data, errors } = await server.query(ORGANIZATION, { ...variables });
