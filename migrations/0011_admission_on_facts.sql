@@ -8,9 +8,10 @@ INSERT INTO state_revision VALUES (0);
 
 -- As reserve_positions, for verifications, which need no moment of the log. p_newest is a position that is known to be taken: partitions below it are not looked at.
 -- p_seen: the newest life-cycle event that all of them were decided with. Raises KL004 where a cap of one of these organizations has begun since, and then they are to be
--- decided again: what is consumed while there is no cap has to be in the log before a cap's windows are made from the log. p_capped: those whose windows count what is
--- consumed, and are locked: they may be given other caps meanwhile, and have to wait for none of them. Those that have no cap now have no windows that anyone believes.
-CREATE FUNCTION reserve_position(p_newest bigint, p_seen bigint, p_organizations integer[], p_capped integer[]) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+-- decided again: what is consumed while there is no cap has to be in the log before a cap's windows are made from the log. p_counted: those whose windows are locked and count what
+-- is consumed: they may be given other caps meanwhile, and have to wait for none of them. Those that have no cap now have no windows that anyone believes; but windows
+-- that were made in this transaction, p_begun, are left to nobody.
+CREATE FUNCTION reserve_position(p_newest bigint, p_seen bigint, p_organizations integer[], p_counted integer[], p_begun boolean) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   event_position bigint;
   usage_position bigint;
@@ -22,8 +23,8 @@ BEGIN
   IF event_position > p_seen THEN
     IF EXISTS (
       SELECT FROM events e JOIN organizations o ON o.id = e.organization_id
-      WHERE e.position > p_seen AND e.type = 'PlanChanged' AND o.number = ANY (p_organizations) AND (o.number = ANY (p_capped)) IS NOT TRUE
-        AND (o.requests_per_second IS NOT NULL OR o.requests_per_minute IS NOT NULL)
+      WHERE e.position > p_seen AND e.type = 'PlanChanged' AND o.number = ANY (p_organizations) AND (o.number = ANY (p_counted)) IS NOT TRUE
+        AND (p_begun OR o.requests_per_second IS NOT NULL OR o.requests_per_minute IS NOT NULL)
     ) THEN
       RAISE EXCEPTION 'a cap has begun meanwhile' USING ERRCODE = 'KL004';
     END IF;
@@ -38,20 +39,25 @@ DROP FUNCTION admit, lock_organization_windows, imported_lookup_ids, trace_of;
 
 -- Locks the windows of those organizations that have caps, and then those of the keys asked for, and brings the former to the present. Answers what time that
 -- is. One moment read under all these locks serves for both and for the log: were it read before a lock is won or once more after, the organization's windows
--- and `recorded_at` would not agree about the sub-bucket.
-CREATE FUNCTION lock_organization_windows(p_capped integer[], p_keys integer[]) RETURNS timestamptz LANGUAGE plpgsql VOLATILE AS $$
+-- and `recorded_at` would not agree about the sub-bucket. `begun`: some were made here from the log, and nobody else sees those yet, a change of plan that would take them away
+-- neither.
+CREATE FUNCTION lock_organization_windows(p_capped integer[], p_keys integer[], OUT present timestamptz, OUT begun boolean) LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-  present timestamptz;
+  absent integer[];
   now_tick bigint;
   now_second bigint;
-  locked bigint;
+  locked bigint := 0;
 BEGIN
-  LOOP
-    PERFORM begin_organization_windows(c) FROM unnest(p_capped) AS c WHERE NOT EXISTS (SELECT FROM organization_windows w WHERE w.organization = c);
+  begun := false;
+  -- Once more where a change of plan has taken windows away while they were waited for.
+  WHILE locked < cardinality(p_capped) LOOP
+    absent := ARRAY(SELECT c FROM unnest(p_capped) AS c WHERE NOT EXISTS (SELECT FROM organization_windows w WHERE w.organization = c));
+    IF absent <> '{}' THEN
+      begun := true;
+      PERFORM begin_organization_windows(c) FROM unnest(absent) AS c;
+    END IF;
     PERFORM 1 FROM organization_windows WHERE organization = ANY (p_capped) ORDER BY organization FOR NO KEY UPDATE;
     GET DIAGNOSTICS locked = ROW_COUNT;
-    -- A change of plan may take windows away while they are waited for.
-    EXIT WHEN locked = cardinality(p_capped);
   END LOOP;
   PERFORM 1 FROM key_windows WHERE key = ANY (p_keys) ORDER BY key FOR NO KEY UPDATE;
   present := ledger_now();
@@ -66,7 +72,6 @@ BEGIN
     second_count = CASE WHEN now_second > w.second_bucket THEN 0 ELSE w.second_count END,
     second_bucket = greatest(w.second_bucket, now_second)
   WHERE w.organization = ANY (p_capped) AND w.tick_bucket < now_tick;
-  RETURN present;
 END $$;
 
 -- Decides a batch of verifications, consumes their limits and records them, in one transaction. What speaks for and against each request but limits, balances and
@@ -130,6 +135,8 @@ DECLARE
   recorded_at timestamptz[];
   positions bigint[];
   details text[] := p_detail;
+  -- Whether windows of an organization were made here.
+  begun boolean := false;
   nth record;
 BEGIN
   SELECT coalesce(e.position, 0), e.id, s.revision, EXISTS (SELECT FROM address_failures f WHERE f.blocked_until > present)
@@ -162,7 +169,7 @@ BEGIN
   recorded := p_recorded;
 
   IF p_capped IS NOT NULL THEN
-    present := lock_organization_windows(p_capped, p_keys);
+    SELECT w.present, w.begun INTO present, begun FROM lock_organization_windows(p_capped, p_keys) AS w;
     at := present;
     -- It may have taken a while.
     IF extract(epoch FROM present) * 1000000 >= p_until THEN
@@ -396,7 +403,7 @@ BEGIN
 
   IF recorded IS NULL OR true = ANY (recorded) THEN
     -- After the windows are consumed: the log's lock is the last to be taken, and held for the shortest time.
-    first_position := reserve_position(p_newest, least(seen, p_read), p_organization, p_capped);
+    first_position := reserve_position(p_newest, least(seen, p_read), p_organization, CASE WHEN NOT begun THEN p_capped END, begun);
     IF false = ANY (recorded) THEN
       positions := ARRAY(
         SELECT CASE WHEN r.recorded THEN first_position - 1 + count(*) FILTER (WHERE r.recorded) OVER (ORDER BY r.ordinal) END

@@ -1,6 +1,7 @@
-import { sql } from 'kysely';
+import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
+import type { Tables } from '../../src/postgres/tables.ts';
 import { asAdmin } from '../support/database.ts';
 import { done, openTestLedger, type TestLedger } from '../support/ledger.ts';
 
@@ -64,8 +65,8 @@ describe('a plan that is changed under load on two servers', () => {
     const { id } = await first.newOrganization('Often');
     const number = await numberOf(first, id);
     const seen = await headOf(first);
-    const reserve = (capped: readonly number[]): Promise<unknown> =>
-      sql`SELECT reserve_position(0, ${seen}, ARRAY[${number}]::integer[], ${capped}::integer[])`.execute(first.db);
+    const reserve = (counted: readonly number[], begun = false): Promise<unknown> =>
+      sql`SELECT reserve_position(0, ${seen}, ARRAY[${number}]::integer[], ${counted}::integer[], ${begun})`.execute(first.db);
     const change = async (caps?: { readonly requestsPerMinute: number }): Promise<void> => {
       done(await first.organizations.changePlan(null, { organizationId: id, plan: 'ENTERPRISE', ...(caps && { caps }) }));
     };
@@ -76,6 +77,18 @@ describe('a plan that is changed under load on two servers', () => {
     await expect(reserve([number])).resolves.toBeDefined();
     await change();
     await expect(reserve([])).resolves.toBeDefined();
+    await expect(reserve([], true)).rejects.toMatchObject({ code: 'KL004' });
+  });
+
+  it('3.5 knows the windows of an organization that it made itself, which no change of plan can take away yet', async () => {
+    const { id } = await first.newOrganization('Begun');
+    const number = await numberOf(first, id);
+    const lock = (db: Kysely<Tables>) =>
+      sql<{ begun: boolean }>`SELECT begun FROM lock_organization_windows(ARRAY[${number}]::integer[], '{}')`.execute(db);
+    await first.db.transaction().execute(async (transaction) => {
+      expect((await lock(transaction)).rows).toEqual([{ begun: true }]);
+    });
+    expect((await lock(first.db)).rows).toEqual([{ begun: false }]);
   });
 });
 

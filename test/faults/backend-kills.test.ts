@@ -109,7 +109,7 @@ describe('writers whose backends are killed at random', () => {
                 recorded_at := clock_timestamp();
                 PERFORM pg_sleep(random() * 0.01);
               END $$;
-              CREATE OR REPLACE FUNCTION reserve_position(p_newest bigint, p_seen bigint, p_organizations integer[], p_capped integer[]) RETURNS bigint
+              CREATE OR REPLACE FUNCTION reserve_position(p_newest bigint, p_seen bigint, p_organizations integer[], p_counted integer[], p_begun boolean) RETURNS bigint
               LANGUAGE sql VOLATILE AS 'SELECT first_position FROM reserve_positions()';`),
             ledger.testDatabase.name,
           );

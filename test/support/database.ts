@@ -101,7 +101,8 @@ async function clone(admin: pg.Client, name: string, template: string, owner: st
   const deadline = Date.now() + CLONE_DEADLINE_MS;
   for (;;) {
     try {
-      await admin.query(`CREATE DATABASE ${name} TEMPLATE ${template} OWNER ${owner}`);
+      // Through the write-ahead log, which is what Postgres does unless told, it takes seven times as long.
+      await admin.query(`CREATE DATABASE ${name} TEMPLATE ${template} STRATEGY FILE_COPY OWNER ${owner}`);
       return;
     } catch (error) {
       if (!(error instanceof pg.DatabaseError) || error.code !== OBJECT_IN_USE || Date.now() > deadline) throw error;

@@ -47,7 +47,7 @@ export async function openTestLedger(
   const settings = { connectionString: testDatabase.serverUrl, applicationName: 'keyledger test' };
   const database = openDatabase({ ...settings, maxConnections: 10, onError });
   const peppers = options.peppers ?? options.on?.peppers ?? createPeppers([{ id: 'p1', key: randomBytes(32) }]);
-  const argon2 = createArgon2Verifiers({ concurrency: 1, queueLimit: 8 });
+  const argon2 = createArgon2Verifiers({ concurrency: 1, queueLimit: 8, memoryKib: 64 });
   const context = { db: database.kysely, sealingKeys: sealingKeysOf(peppers), turns: createTurns() };
   const keys = createKeyCommands({ ...context, peppers, argon2, keyOperationsPerHour: options.keyOperationsPerHour ?? null });
   const organizations = createOrganizationCommands(context);

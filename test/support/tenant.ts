@@ -40,7 +40,7 @@ export function commandsFor(database: Database) {
     sealingKeys: { current: sealing, get: (id: string) => (id === 'test' ? sealing : undefined) },
     turns: createTurns(),
   };
-  const argon2 = createArgon2Verifiers({ concurrency: 2, queueLimit: 100 });
+  const argon2 = createArgon2Verifiers({ concurrency: 2, queueLimit: 100, memoryKib: 64 });
   return {
     context,
     organizations: createOrganizationCommands(context),
