@@ -2,7 +2,7 @@ import type pg from 'pg';
 import type { QueryConfig } from 'pg';
 
 import { codeNumber } from '../domain/usage.ts';
-import { arrayPart, binaryArray, INET, INT2, INT4, INT8, TEXT, type BinaryType } from '../postgres/binary-array.ts';
+import { arrayPart, binaryArray, binaryTimestamp, INET, INT2, INT4, INT8, TEXT, type BinaryType } from '../postgres/binary-array.ts';
 import { typeParsers } from '../postgres/type-parsers.ts';
 import type { Asked } from './asked.ts';
 import {
@@ -44,6 +44,8 @@ export type AdmitRow = {
   /** A stored answer, or when a refused request could pass. */
   readonly special: readonly (Special | null)[] | null;
 
+  /** Where one key alone was asked for: its number, and units used with the batch, in all and in its minute, day, week and month. Else NULL, and as below. */
+  readonly lone_used: readonly number[] | null;
   // An element for each key that could be let through: units used with the batch. NULL where no key was, and where none was asked for by a limit.
   readonly consumed_keys: readonly (number | null)[] | null;
   readonly total_used: Units;
@@ -139,8 +141,8 @@ export function admitBatch(batch: readonly Judged[], { known, second, newest, va
       complete ? null : [...factsOf],
       keysNamed,
       read,
-      validity.sinceUs,
-      validity.untilUs,
+      validity.sinceUs === 0 ? null : binaryTimestamp(validity.sinceUs),
+      validity.untilUs === Number.MAX_SAFE_INTEGER ? null : binaryTimestamp(validity.untilUs),
       array(INT4, batch, ({ facts }) => facts.organization?.number ?? null),
       array(INT4, batch, ({ judgement }) => judgement.key?.number ?? null),
       array(INT2, batch, ({ judgement }) => judgement.code),

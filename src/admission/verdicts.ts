@@ -1,7 +1,7 @@
 import { codeNumber } from '../domain/usage.ts';
 import { isRecorded, type AdmitRow, type Judged, type Special } from './admit-batch.ts';
 import type { Decided } from './answer.ts';
-import { CALLER_UNAUTHENTICATED, ceilingOf, unitsLeft, type KeyRules } from './facts.ts';
+import { CALLER_UNAUTHENTICATED, ceilingOf, unitsLeft, type KeyRules, type KeyUsed } from './facts.ts';
 import type { KeyFacts } from './key-facts.ts';
 
 const SECOND_MS = 1000;
@@ -55,27 +55,42 @@ const NOTHING_KNOWN_LEFT: Decided['left'] = { minute: null, total: null, daily: 
 
 /** What each key that was asked for has left, which is noted for the next batch. */
 function leftByKey(batch: readonly Judged[], row: AdmitRow): ReadonlyMap<KeyRules, Decided['left']> {
-  const places = new Map<number, number>();
-  row.consumed_keys?.forEach((key, place) => {
-    if (key !== null) places.set(key, place);
-  });
+  const usedBy = usedByKey(row);
   const second = Math.floor(row.at.getTime() / SECOND_MS);
   const left = new Map<KeyRules, Decided['left']>();
   for (const { judgement } of batch) {
     const { key } = judgement;
-    const place = key === null ? undefined : places.get(key.number);
-    if (key === null || place === undefined || left.has(key)) continue;
-    const total = row.total_used?.[place] ?? 0;
-    const units = unitsLeft(key.limits, {
-      total,
+    const used = key === null ? undefined : usedBy(key.number);
+    if (key === null || used === undefined || left.has(key)) continue;
+    const units = unitsLeft(key.limits, used);
+    left.set(key, units);
+    key.windows.second = second;
+    key.windows.ceiling = ceilingOf(used.total, units);
+  }
+  return left;
+}
+
+/** What keys that may be let through have used with the batch; undefined where nobody knows. */
+function usedByKey(row: AdmitRow): (key: number) => KeyUsed | undefined {
+  const { lone_used: lone, consumed_keys: keys } = row;
+  if (lone !== null) {
+    const [number, total = 0, minute = null, day = null, week = null, month = null] = lone;
+    const used = { total, minute, day, week, month };
+    return (key) => (key === number ? used : undefined);
+  }
+  const places = new Map<number, number>();
+  keys?.forEach((key, place) => {
+    if (key !== null) places.set(key, place);
+  });
+  return (key) => {
+    const place = places.get(key);
+    if (place === undefined) return undefined;
+    return {
+      total: row.total_used?.[place] ?? 0,
       minute: row.minute_used?.[place] ?? null,
       day: row.day_used?.[place] ?? null,
       week: row.week_used?.[place] ?? null,
       month: row.month_used?.[place] ?? null,
-    });
-    left.set(key, units);
-    key.windows.second = second;
-    key.windows.ceiling = ceilingOf(total, units);
-  }
-  return left;
+    };
+  };
 }

@@ -44,6 +44,13 @@ export const INET: BinaryType<string> = {
   },
 };
 
+/** A timestamptz parameter of so many microseconds since 1970. */
+export function binaryTimestamp(microseconds: number): Buffer {
+  const bytes = Buffer.allocUnsafe(8);
+  bytes.writeBigInt64BE(BigInt(microseconds) - BigInt(POSTGRES_EPOCH_MS) * 1000n);
+  return bytes;
+}
+
 /** The part of an array that these sources make. */
 export function arrayPart<Source, Value>(
   type: BinaryType<Value>,
