@@ -11,6 +11,7 @@ import type { Logger } from 'pino';
 import { takeTurns, type TakeTurn } from '../lib/take-turns.ts';
 import { toClientError, unauthenticated } from './client-error.ts';
 import { createContext, type GraphqlContext, type Session } from './context.ts';
+import { directUpdate } from './direct-update.ts';
 import type { Sessions } from './sessions.ts';
 import { createShareResults } from './share-results.ts';
 
@@ -44,10 +45,15 @@ export function createSubscribe(sessions: Sessions, logger: Logger): { readonly 
       open++;
       const { document, operationName, variableValues: variables } = args;
       const key = share.keyOf({ document, operationName, variables, actor: caller.actor });
-      const execute = (update: unknown): ReturnType<typeof executeSubscriptionEvent> =>
-        share.execute(update, key, () =>
+      let direct = directUpdate(args.schema, document, operationName, caller.limits);
+      const execute = (update: unknown): ReturnType<typeof executeSubscriptionEvent> => {
+        const result = direct?.(update, context) ?? null;
+        if (result !== null) return result;
+        direct = null;
+        return share.execute(update, key, () =>
           executeSubscriptionEvent({ ...validated, rootValue: update, contextValue: createContext(context) }),
         );
+      };
       return deliver(updates, { execute, session, disconnected: caller.disconnected, takeTurn, logger }, () => {
         open--;
         opened?.release();

@@ -107,6 +107,8 @@ function present(value: unknown): unknown {
 }
 
 function settled(value: unknown): unknown {
+  // Nobody waits for it: graphql-js asks again.
+  if (value instanceof Promise) value.catch(() => undefined);
   if (value instanceof Promise || value instanceof Error || typeof value === 'function') throw new TypeError('no value');
   return value;
 }
