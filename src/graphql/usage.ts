@@ -9,6 +9,7 @@ import {
   type UsageTotals,
 } from '../projections/usage-queries.ts';
 import type { Tables } from '../postgres/tables.ts';
+import type { Whole } from '../projections/series-columns.ts';
 import type { Builder } from './builder.ts';
 import type { GraphqlDependencies } from './dependencies.ts';
 import type { Enums } from './enums.ts';
@@ -107,9 +108,16 @@ function rate(part: bigint, whole: bigint): number | null {
   return whole === 0n ? null : Number(part) / Number(whole);
 }
 
-/** Micros as a decimal text: money never becomes a float. */
-export function decimalOfMicros(micros: bigint): string {
-  const sign = micros < 0n ? '-' : '';
-  const digits = (micros < 0n ? -micros : micros).toString().padStart(7, '0');
-  return `${sign}${digits.slice(0, -6)}.${digits.slice(-6)}`;
+/** Micros as a decimal text: money never becomes a fraction of a float. */
+export function decimalOfMicros(micros: Whole): string {
+  if (typeof micros === 'bigint') {
+    const sign = micros < 0n ? '-' : '';
+    const digits = (micros < 0n ? -micros : micros).toString().padStart(7, '0');
+    return `${sign}${digits.slice(0, -6)}.${digits.slice(-6)}`;
+  }
+  if (micros < 0) return decimalOfMicros(BigInt(micros));
+  const rest = micros % MICROS;
+  return `${(micros - rest) / MICROS}.${String(rest).padStart(6, '0')}`;
 }
+
+const MICROS = 1_000_000;

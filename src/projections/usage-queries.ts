@@ -3,6 +3,7 @@ import { sql, type Kysely, type RawBuilder } from 'kysely';
 import type { VerificationCode } from '../domain/refusals.ts';
 import { codeOf } from '../domain/usage.ts';
 import type { Tables } from '../postgres/tables.ts';
+import { addUp, placesOf, type Whole } from './series-columns.ts';
 import { coverPeriod, GRAIN_MS, GRAINS, seriesPoints, type GrainRange, type Granularity, type Period } from './usage-period.ts';
 
 export type { Granularity, Period } from './usage-period.ts';
@@ -36,12 +37,12 @@ export type UsageTotals = {
 export type UsagePoint = {
   /** Where the minute, hour or day (UTC) begins; the first may begin before the period, and counts only what lies in it. */
   readonly at: Date;
-  readonly requests: bigint;
-  readonly failed: bigint;
-  readonly refused: bigint;
-  readonly costMicros: bigint;
-  readonly tokensIn: bigint;
-  readonly tokensOut: bigint;
+  readonly requests: Whole;
+  readonly failed: Whole;
+  readonly refused: Whole;
+  readonly costMicros: Whole;
+  readonly tokensIn: Whole;
+  readonly tokensOut: Whole;
 };
 
 type TotalsRow = {
@@ -129,31 +130,21 @@ export async function usageSeries(
       -- LIMIT keeps this a walk along the index for each range, whatever the planner believes.
       LIMIT ALL OFFSET 0) AS c`.execute(db);
   const [row] = rows;
-  const points = starts.map((at) => ({ at, requests: 0n, failed: 0n, refused: 0n, costMicros: 0n, tokensIn: 0n, tokensOut: 0n }));
   const firstMs = starts[0]?.getTime() ?? 0;
-  const [requests, failed, refused] = [numbersOf(row?.requests), numbersOf(row?.failed), numbersOf(row?.refused)];
-  const [costs, tokensIn, tokensOut] = [numbersOf(row?.cost_micros), numbersOf(row?.tokens_in), numbersOf(row?.tokens_out)];
   // The buckets of a cut hour or day are finer than the points, and one to which the open minute belongs has two rows: they add up.
-  for (const [index, second] of numbersOf(row?.at).entries()) {
-    const point = points[Math.floor((Number(second) * 1000 - firstMs) / GRAIN_MS[granularity])];
-    if (point === undefined) throw new Error('A bucket lies outside of the period that was asked for.');
-    point.requests += bigintOf(requests[index]);
-    point.failed += bigintOf(failed[index]);
-    point.refused += bigintOf(refused[index]);
-    point.costMicros += bigintOf(costs[index]);
-    point.tokensIn += bigintOf(tokensIn[index]);
-    point.tokensOut += bigintOf(tokensOut[index]);
-  }
-  return points;
-}
-
-function numbersOf(column: string | null | undefined): readonly string[] {
-  return column == null ? [] : column.slice(1, -1).split(',');
-}
-
-/** By way of a number where that is exact, which takes half the time. */
-function bigintOf(cell = '0'): bigint {
-  return cell.length < 16 ? BigInt(Number(cell)) : BigInt(cell);
+  const places = placesOf(row?.at, (second) => Math.floor((second * 1000 - firstMs) / GRAIN_MS[granularity]), starts.length);
+  const sums = (column: string | null | undefined): ArrayLike<Whole> => addUp(column, places, starts.length);
+  const [requests, failed, refused] = [sums(row?.requests), sums(row?.failed), sums(row?.refused)];
+  const [costs, tokensIn, tokensOut] = [sums(row?.cost_micros), sums(row?.tokens_in), sums(row?.tokens_out)];
+  return starts.map((at, place) => ({
+    at,
+    requests: requests[place] ?? 0,
+    failed: failed[place] ?? 0,
+    refused: refused[place] ?? 0,
+    costMicros: costs[place] ?? 0,
+    tokensIn: tokensIn[place] ?? 0,
+    tokensOut: tokensOut[place] ?? 0,
+  }));
 }
 
 /** When keys were last used, by their numbers: let through by a verification, or reported as used. A key that never was is not in it. */

@@ -65,7 +65,7 @@ async function read(): Promise<readonly bigint[]> {
   const organization = await usageTotals(database.kysely, { organizationId: tenant.organizationId }, whole);
   return [totals, organization]
     .map(({ requests }) => requests)
-    .concat(series.map((points) => points.reduce((sum, { requests }) => sum + requests, 0n)));
+    .concat(series.map((points) => points.reduce((sum, { requests }) => sum + BigInt(requests), 0n)));
 }
 
 test('5.2 what happens in the minute that is not over is read at once, and is written to hours and days when it has closed', async () => {

@@ -135,12 +135,12 @@ test('5.2 a series has a point for each step, zeros included, and sums up to the
     const series = await usageSeries(database.kysely, subject, asked, granularity);
     const totals = await usageTotals(database.kysely, subject, asked);
     expect(series).toHaveLength(points);
-    expect(series.reduce((sum, point) => sum + point.requests, 0n)).toBe(totals.requests);
-    expect(series.reduce((sum, point) => sum + point.costMicros, 0n)).toBe(totals.costMicros);
+    expect(series.reduce((sum, point) => sum + BigInt(point.requests), 0n)).toBe(totals.requests);
+    expect(series.reduce((sum, point) => sum + BigInt(point.costMicros), 0n)).toBe(totals.costMicros);
     expect(totals.requests).toBe(3n);
   }
   const byDay = await usageSeries(database.kysely, subject, period(-DAY, 2 * DAY), 'DAY');
-  expect(byDay.map((point) => [point.at.getTime(), point.requests])).toEqual([
+  expect(byDay.map((point) => [point.at.getTime(), BigInt(point.requests)])).toEqual([
     [midnight - DAY, 0n],
     [midnight, 3n],
     [midnight + DAY, 1n],
