@@ -74,6 +74,79 @@ BEGIN
   WHERE w.organization = ANY (p_capped) AND w.tick_bucket < now_tick;
 END $$;
 
+-- As before, but what two or three steps take away is added up here: to call a function for it costs as much as all else that a key costs.
+CREATE OR REPLACE FUNCTION closing(closed bigint[], current_count bigint, closed_sum bigint, steps bigint, length integer) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT CASE
+    WHEN steps <= 0 THEN 0
+    WHEN steps > length THEN -closed_sum
+    WHEN steps = 1 THEN current_count - coalesce(closed[length], 0)
+    WHEN closed_sum = 0 THEN current_count
+    WHEN steps = 2 THEN current_count - coalesce(closed[length], 0) - coalesce(closed[length - 1], 0)
+    WHEN steps = 3 THEN current_count - coalesce(closed[length], 0) - coalesce(closed[length - 1], 0) - coalesce(closed[length - 2], 0)
+    ELSE current_count - sum_of(closed[length + 1 - steps::integer : length])
+  END
+$$;
+
+-- As before, but where no key has used tokens of late, which is nearly always, nothing is worked out for them.
+CREATE OR REPLACE FUNCTION advance_windows(p_keys integer[], p_now timestamptz) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  now_second bigint := floor(date_part('epoch', p_now))::bigint;
+  now_half_hour integer := now_second / 1800;
+  now_quarter integer := now_second / 21600;
+  oldest_half_hour integer;
+  tokens_used boolean;
+BEGIN
+  SELECT min(w.half_hour_bucket), bool_or(w.token_count > 0 OR w.token_closed > 0) INTO oldest_half_hour, tokens_used FROM key_windows w WHERE w.key = ANY (p_keys);
+
+  -- Once in half an hour for each key, and so apart from what is done each second.
+  IF oldest_half_hour < now_half_hour THEN
+    WITH changes AS (
+      UPDATE key_window_buckets b SET
+        half_hours = close_buckets(b.half_hours, w.half_hour_count, now_half_hour - w.half_hour_bucket, 48),
+        quarters = close_buckets(b.quarters, w.quarter_count, now_quarter - w.quarter_bucket, 120)
+      FROM key_windows w
+      WHERE b.key = ANY (p_keys) AND w.key = b.key AND w.half_hour_bucket < now_half_hour
+      RETURNING b.key,
+        closing(old.half_hours, w.half_hour_count, w.day_closed, now_half_hour - w.half_hour_bucket, 48) AS day,
+        closing(old.quarters, w.quarter_count, w.week_closed, now_quarter - w.quarter_bucket, 28) AS week,
+        closing(old.quarters, w.quarter_count, w.month_closed, now_quarter - w.quarter_bucket, 120) AS month
+    )
+    UPDATE key_windows w SET
+      half_hour_bucket = now_half_hour, half_hour_count = 0, day_closed = w.day_closed + c.day,
+      quarter_bucket = now_quarter, quarter_count = CASE WHEN now_quarter > w.quarter_bucket THEN 0 ELSE w.quarter_count END,
+      week_closed = w.week_closed + c.week, month_closed = w.month_closed + c.month
+    FROM changes c
+    WHERE w.key = c.key;
+  END IF;
+
+  IF tokens_used THEN
+    WITH changes AS (
+      UPDATE key_window_buckets b SET
+        seconds = close_buckets(b.seconds, w.second_count, now_second - w.second_bucket, 60),
+        tokens = close_buckets(b.tokens, w.token_count, now_second - w.second_bucket, 60)
+      FROM key_windows w
+      WHERE b.key = ANY (p_keys) AND w.key = b.key AND w.second_bucket < now_second
+      RETURNING b.key,
+        closing(old.seconds, w.second_count, w.minute_closed, now_second - w.second_bucket, 60) AS minute,
+        closing(old.tokens, w.token_count, w.token_closed, now_second - w.second_bucket, 60) AS token
+    )
+    UPDATE key_windows w SET second_bucket = now_second, second_count = 0, minute_closed = w.minute_closed + c.minute, token_count = 0, token_closed = w.token_closed + c.token
+    FROM changes c
+    WHERE w.key = c.key;
+  ELSE
+    WITH changes AS (
+      UPDATE key_window_buckets b SET seconds = close_buckets(b.seconds, w.second_count, now_second - w.second_bucket, 60)
+      FROM key_windows w
+      WHERE b.key = ANY (p_keys) AND w.key = b.key AND w.second_bucket < now_second
+      RETURNING b.key, closing(old.seconds, w.second_count, w.minute_closed, now_second - w.second_bucket, 60) AS minute
+    )
+    UPDATE key_windows w SET second_bucket = now_second, second_count = 0, minute_closed = w.minute_closed + c.minute
+    FROM changes c
+    WHERE w.key = c.key;
+  END IF;
+END $$;
+
 -- Decides a batch of verifications, consumes their limits and records them, in one transaction. What speaks for and against each request but limits, balances and
 -- blocked addresses the server has decided already (`p_code`), on facts that it keeps; here they are found to be current, or nothing is done.
 --
