@@ -171,7 +171,7 @@ END $$;
 -- 6 monthly, 7 organization_second, 8 organization_minute. Requests that are `recorded` have the positions from first_position on, in their order.
 --
 -- Why it is right under concurrency: facts are looked at before anything is consumed, so what was acknowledged before a request came is known to its answer. The
--- windows of a key are one row, and one UPDATE both reads what is left and takes it. What one knew to be left of each window while `total` was T holds as long as `total` has not
+-- windows of a key are one row, and one UPDATE both reads what is left and takes it; of a batch about one key alone it is locked, decided on and written. What one knew to be left of each window while `total` was T holds as long as `total` has not
 -- grown by more: all that is consumed counts there too, and time only gives back. So one comparison stands for all of a key's limits, until it fails. Where another batch changed
 -- the row first, Postgres runs the expressions again on its new version. A row whose second has passed is brought forward before, under its lock and in a
 -- statement of its own, so that the UPDATE sees that; where the server did not know, the UPDATE only locks it, and it is asked after that. A row may only be ahead of this batch's clock, and then its own second counts, in `recorded_at` too:
