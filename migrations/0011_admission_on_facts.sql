@@ -153,10 +153,11 @@ END $$;
 -- Facts: p_seen and p_seen_id tell the newest life-cycle event that they include, p_revision that of state_revision, p_facts_of whose they are, NULL where all were
 -- read for these very requests, p_keys_named whether all keys among them stand in p_key; p_read the newest event that those include which were, NULL where none was. Where an event is newer that concerns them, or the present lies outside p_since to p_until, between
 -- which no expiry lies that the codes rest on (NULL: open), the answer is `stale`. In any case it names as `changed`, up to `seen`, what newer events belong to, as
--- "<organization> <stream>"; NULL where that is too much to tell, and where this log is not the one that the facts are of: an older one that was restored.
+-- "<organization> <stream>"; NULL where that is too much to tell, and where this log is not the one that the facts are of: an older one that was restored. All that stands in `more`,
+-- which is NULL where there is nothing newer and nothing else to tell: a column costs both sides something each time.
 --
 -- p_organization to p_bad_secret run parallel, one element a request; one that would hold nothing but NULLs may be NULL itself, as p_recorded where all are. So it is
--- with the answer's `codes` to `special`, which are NULL where they are what was given, or empty. p_keys to p_tokens run parallel too, one element for each key that
+-- with `codes`, `rules`, `recorded` and `special` in `more`, which are NULL where they are what was given, or empty. p_keys to p_tokens run parallel too, one element for each key that
 -- may be let through, in ascending order: p_asked is the sum of the costs, NULL where one of them is 0; p_ceiling what its `total` may come to while nothing but tokens can
 -- refuse it; p_tokens its limit of tokens. So are those of the answer from consumed_keys on, of which p_minute to p_month say which are wanted; where a key stands there twice, its
 -- last element counts. Where one key alone was asked for and passed, lone_used stands in their place: its number, all that it ever used, and what in its minute, day, week and month. p_newest: a position that is known to be taken. p_behind: those whose windows the server takes to be of a second that has passed.
@@ -183,8 +184,7 @@ END $$;
 -- part of a larger plan's start, and that is most of what a batch of a few dozen costs.
 -- A type of its own: what a function with so many OUT parameters answers would be worked out anew at each call.
 CREATE TYPE admitted AS (
-  at timestamptz, stale boolean, seen bigint, seen_id uuid, revision bigint, changed text[], first_position bigint,
-  codes smallint[], rules smallint[], recorded boolean[], special json[],
+  at timestamptz, first_position bigint, more json,
   lone_used bigint[], consumed_keys integer[], total_used bigint[], minute_used bigint[], day_used bigint[], week_used bigint[], month_used bigint[]
 );
 CREATE FUNCTION admit(
@@ -204,6 +204,8 @@ DECLARE
   seen_id uuid;
   revision bigint;
   changed text[];
+  -- Whether there is anything to tell about the log; NULL where not.
+  news boolean;
   -- Whether this log, and the rows that were mended without it, are those that the facts are of.
   known_log boolean;
   blocked boolean;
@@ -228,6 +230,7 @@ DECLARE
   refusals key_refusals[];
   rules smallint[];
   special json[];
+  more json;
   recorded_at timestamptz[];
   first_position bigint;
   positions bigint[];
@@ -240,6 +243,7 @@ BEGIN
   INTO seen, seen_id, revision, blocked FROM events e WHERE e.position >= p_seen ORDER BY e.position DESC LIMIT 1;
   stale := coalesce(present < p_since OR present >= p_until, false);
   IF (seen = p_seen AND seen_id = p_seen_id AND revision = p_revision) IS NOT TRUE THEN
+    news := true;
     IF seen IS NULL THEN
       SELECT coalesce(e.position, 0), e.id, s.revision INTO seen, seen_id, revision
       FROM state_revision s LEFT JOIN (SELECT position, id FROM events ORDER BY position DESC LIMIT 1) AS e ON true;
@@ -574,13 +578,16 @@ BEGIN
     END IF;
   END deciding;
 
-  -- As given, the codes need not be told.
-  IF stale OR (altered IS NULL AND rules IS NULL) THEN
-    p_code := NULL;
-    p_recorded := NULL;
+  IF news OR stale OR altered OR rules IS NOT NULL THEN
+    -- As given, the codes need not be told.
+    IF stale OR (altered IS NULL AND rules IS NULL) THEN
+      p_code := NULL;
+      p_recorded := NULL;
+    END IF;
+    more := json_build_object('stale', stale, 'seen', seen::text, 'seenId', seen_id, 'revision', revision::text, 'changed', changed, 'codes', p_code, 'rules', rules,
+      'recorded', p_recorded, 'special', special);
   END IF;
-  RETURN ROW(present, stale, seen, seen_id, revision, changed, first_position, p_code, rules, p_recorded, special, lone_used, consumed_keys, total_used, minute_used, day_used,
-    week_used, month_used)::admitted;
+  RETURN ROW(present, first_position, more, lone_used, consumed_keys, total_used, minute_used, day_used, week_used, month_used)::admitted;
 END $$;
 
 -- Makes a key's windows equal to its usage events, and answers whether they were not. The key is locked meanwhile; its traffic waits, that of others goes on.

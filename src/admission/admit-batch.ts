@@ -28,21 +28,10 @@ export type Judged = {
 /** What the SQL function `admit` (migration 0011) answers for a batch. */
 export type AdmitRow = {
   readonly at: Date;
-  /** Nothing was done: the facts are not current, or the judgements don't hold at this moment. */
-  readonly stale: boolean;
-  readonly seen: bigint;
-  readonly seen_id: string | null;
-  readonly revision: bigint;
-  readonly changed: readonly string[] | null;
   /** Of the first request that was recorded; the others follow in their order. */
   readonly first_position: bigint | null;
-
-  // An element a request; NULL where all would be, and for codes and what is recorded where they are what was given.
-  readonly codes: readonly number[] | null;
-  readonly rules: readonly number[] | null;
-  readonly recorded: readonly boolean[] | null;
-  /** A stored answer, or when a refused request could pass. */
-  readonly special: readonly (Special | null)[] | null;
+  /** Null where the facts are those of now and each request's code is what was given. */
+  readonly more: AdmitMore | null;
 
   /** Where one key alone was asked for: its number, and units used with the batch, in all and in its minute, day, week and month. Else NULL, and as below. */
   readonly lone_used: readonly number[] | null;
@@ -53,6 +42,23 @@ export type AdmitRow = {
   readonly day_used: Units;
   readonly week_used: Units;
   readonly month_used: Units;
+};
+
+export type AdmitMore = {
+  /** Nothing was done: the facts are not current, or the judgements don't hold at this moment. */
+  readonly stale: boolean;
+  /** Whole numbers as texts. */
+  readonly seen: string;
+  readonly seenId: string | null;
+  readonly revision: string;
+  readonly changed: readonly string[] | null;
+
+  // An element a request; null where all would be, and for codes and what is recorded where they are what was given.
+  readonly codes: readonly number[] | null;
+  readonly rules: readonly number[] | null;
+  readonly recorded: readonly boolean[] | null;
+  /** A stored answer, or when a refused request could pass. */
+  readonly special: readonly (Special | null)[] | null;
 };
 
 type Units = readonly (number | null)[] | null;

@@ -158,8 +158,11 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
         const [row] = await connection.query<AdmitRow>(query);
         if (row === undefined) throw new Error('admit answered no row: the function of migration 0011 was changed.');
         told = { atMs: row.at.getTime(), heardMs: performance.now() };
-        facts.forget({ seen: row.seen, seenId: row.seen_id, revision: row.revision, changed: row.changed });
-        if (row.stale) return batch.map(() => 'stale');
+        if (row.more !== null) {
+          const { seen, seenId, revision, changed, stale } = row.more;
+          facts.forget({ seen: BigInt(seen), seenId, revision: BigInt(revision), changed });
+          if (stale) return batch.map(() => 'stale');
+        }
         newest = row.first_position ?? newest;
         return toVerdicts(batch, row);
       } catch (error) {

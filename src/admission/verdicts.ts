@@ -24,19 +24,20 @@ function tellsOfKey(code: number): boolean {
 /** A batch's answer, request by request; notes what it tells of the keys' windows. */
 export function toVerdicts(batch: readonly Judged[], row: AdmitRow): readonly Verdict[] {
   const atMs = row.at.getTime();
+  const { codes = null, rules = null, recorded = null, special: specials = null } = row.more ?? {};
   const left = leftByKey(batch, row);
   let next = row.first_position;
   return batch.map((judged, index) => {
     const { key } = judged.judgement;
-    const code = row.codes?.[index] ?? judged.judgement.code;
-    const special = row.special?.[index] ?? null;
+    const code = codes?.[index] ?? judged.judgement.code;
+    const special = specials?.[index] ?? null;
     const refusing = special !== null && 'retryAt' in special ? special : null;
-    const position = (row.recorded === null ? isRecorded(judged) : row.recorded[index] === true) ? next : null;
+    const position = (recorded === null ? isRecorded(judged) : recorded[index] === true) ? next : null;
     if (position !== null) next = position + 1n;
     return {
       decided: {
         code,
-        rule: row.rules?.[index] ?? 0,
+        rule: rules?.[index] ?? 0,
         position,
         outdated: judged.facts.verifier?.current === false,
         atMs,
