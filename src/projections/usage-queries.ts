@@ -120,7 +120,7 @@ export async function usageSeries(
   const starts = seriesPoints(period, granularity);
   const { rows } = await sql<SeriesRow>`
     WITH live AS MATERIALIZED (${LIVE_SLOT}), subject AS MATERIALIZED (${subjectKeys(subject)}), span AS MATERIALIZED (${spans(ranges)})
-    SELECT array_agg(extract(epoch FROM c.at)::bigint)::text AS at, array_agg(c.requests)::text AS requests, array_agg(c.failed)::text AS failed,
+    SELECT array_agg(date_part('epoch', c.at)::bigint)::text AS at, array_agg(c.requests)::text AS requests, array_agg(c.failed)::text AS failed,
            array_agg(c.refused)::text AS refused, array_agg(c.cost_micros)::text AS cost_micros, array_agg(c.tokens_in)::text AS tokens_in,
            array_agg(c.tokens_out)::text AS tokens_out
     FROM subject s CROSS JOIN span CROSS JOIN LATERAL (
