@@ -183,7 +183,7 @@ async function churn({ first, second }: { first: TestLedger; second: TestLedger 
 
 it('2.1 3.5 4.6 keys that are changed as fast as the log takes it are answered as they are at that moment, within their limits, and nobody is turned away', async () => {
   const two = await openTwo();
-  const { observed, changed, failures, changes } = await churn(two, 6000);
+  const { observed, changed, failures, changes } = await churn(two, 4000);
   console.log(`churn: ${observed.length} answers beside ${changes} changes`);
   expect(failures).toEqual([]);
   expect(staleAnswers(observed, changed)).toEqual([]);
