@@ -1,5 +1,7 @@
 import pg from 'pg';
 
+import { asPrepared } from './prepared.ts';
+
 /** Thrown in place of an answer that must not be believed: the connection was in another transaction state than its user thought. */
 export class TransactionStateError extends Error {
   override readonly name = 'TransactionStateError';
@@ -37,11 +39,13 @@ export class GuardedClient extends pg.Client {
       }
       const given = typeof values === 'function' ? undefined : values;
       const answer = typeof values === 'function' ? (values as Callback) : callback;
-      if (answer !== undefined) return plainQuery(config, given, this.#guard(config, answer));
+      const sent = (typeof config === 'string' ? asPrepared(config, given) : undefined) ?? config;
+      const parameters = sent === config ? given : undefined;
+      if (answer !== undefined) return plainQuery(sent, parameters, this.#guard(config, answer));
       return new Promise<pg.QueryResult | undefined>((resolve, reject) => {
         plainQuery(
-          config,
-          given,
+          sent,
+          parameters,
           this.#guard(config, (error, result) => {
             if (!error) return resolve(result);
             // So that the stack leads to the caller and not to the socket's reader.

@@ -2,6 +2,7 @@ import { sql, type Kysely, type RawBuilder } from 'kysely';
 
 import type { VerificationCode } from '../domain/refusals.ts';
 import { codeOf } from '../domain/usage.ts';
+import { PREPARED } from '../postgres/prepared.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { addUp, placesOf, type Whole } from './series-columns.ts';
 import { coverPeriod, GRAIN_MS, GRAINS, seriesPoints, type GrainRange, type Granularity, type Period } from './usage-period.ts';
@@ -64,7 +65,7 @@ type TotalsRow = {
 export async function usageTotals(db: Kysely<Tables>, subject: UsageSubject, period: Period): Promise<UsageTotals> {
   const ranges = coverPeriod(period, 'DAY', new Date());
   // The laterals are grouped, so that they are walked by the index for each key and range and never hashed over the whole table.
-  const { rows } = await sql<TotalsRow>`
+  const { rows } = await sql<TotalsRow>`${PREPARED}
     WITH live AS MATERIALIZED (${LIVE_SLOT}), subject AS MATERIALIZED (${subjectKeys(subject)}), span AS MATERIALIZED (${spans(ranges)}),
     broken_down AS MATERIALIZED (
       SELECT b.dimension, b.value, sum(b.events)::bigint AS events
@@ -118,7 +119,7 @@ export async function usageSeries(
 ): Promise<readonly UsagePoint[]> {
   const ranges = coverPeriod(period, granularity, new Date());
   const starts = seriesPoints(period, granularity);
-  const { rows } = await sql<SeriesRow>`
+  const { rows } = await sql<SeriesRow>`${PREPARED}
     WITH live AS MATERIALIZED (${LIVE_SLOT}), subject AS MATERIALIZED (${subjectKeys(subject)}), span AS MATERIALIZED (${spans(ranges)})
     SELECT array_agg(date_part('epoch', c.at)::bigint)::text AS at, array_agg(c.requests)::text AS requests, array_agg(c.failed)::text AS failed,
            array_agg(c.refused)::text AS refused, array_agg(c.cost_micros)::text AS cost_micros, array_agg(c.tokens_in)::text AS tokens_in,
@@ -166,7 +167,7 @@ export async function subjectLastUsed(db: Kysely<Tables>, subject: UsageSubject)
     subject.keyNumber === undefined && subject.category === undefined
       ? sql`${used} ORDER BY u.last_used_minute DESC, u.last_used_at DESC LIMIT 1`
       : sql`${used} AND u.key = s.key`;
-  const { rows } = await sql<{ last_used_at: Date }>`
+  const { rows } = await sql<{ last_used_at: Date }>`${PREPARED}
     SELECT l.last_used_at FROM (${subjectKeys(subject)}) AS s CROSS JOIN LATERAL (${wanted}) AS l`.execute(db);
   return rows[0]?.last_used_at ?? null;
 }
