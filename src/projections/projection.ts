@@ -18,6 +18,8 @@ export type Folded = {
   readonly head: bigint;
   /** What this page could not apply and has set aside in `parked_events`. */
   readonly parked: readonly ParkedEvent[];
+  /** How many events fell into a counter; undefined where none did, or where that makes no difference. */
+  readonly eventsPerRow?: number;
 };
 
 /** Read models that follow the log: a name in `projections`, tables with two slots, and the statement that folds a page into one of them. */

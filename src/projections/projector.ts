@@ -12,6 +12,11 @@ type Rest = { readonly factor: number; readonly longestMs: number };
 const WAITED_FOR: Rest = { factor: 15, longestMs: 600 };
 /** A fold writes each counter once, for however many events: where nobody waits, few and large ones cost a fraction. */
 const LEFT_ALONE: Rest = { factor: 60, longestMs: 3_000 };
+/**
+ * Events a row from which on that is so. Where each falls into another row, as with more keys than come in a few seconds, a large fold saves nothing and takes a core from the
+ * verifications for as long as several small ones. The share grows with the rest, hence two bounds.
+ */
+const SHARED = { afterShort: 1.5, stillAfterLong: 3 };
 /** Somebody who has read reads again; until then it is worth staying close. */
 const HURRIED_MS = 10_000;
 
@@ -80,6 +85,7 @@ function follow(projection: Projection, options: ProjectorOptions, signal: Abort
   const waker = createWaker(signal);
   const hurries = createWaker(signal);
   let hurriedUntilMs = -Infinity;
+  let sharing = true;
   let seen: ProjectionProgress = { name, position: null, head: null, checkedAt: null };
 
   /** True where there is more to fold at once. */
@@ -92,6 +98,7 @@ function follow(projection: Projection, options: ProjectorOptions, signal: Abort
       return false;
     }
     seen = { name, position: folded.position, head: folded.head, checkedAt: new Date() };
+    if (folded.eventsPerRow !== undefined) sharing = folded.eventsPerRow >= (sharing ? SHARED.stillAfterLong : SHARED.afterShort);
     for (const event of folded.parked) onPoisoned(event, name);
     return folded.position < folded.head;
   }
@@ -121,7 +128,7 @@ function follow(projection: Projection, options: ProjectorOptions, signal: Abort
       Math.max(pauseMs, projection.restsInProportion === true ? Math.min(longestMs, factor * foldMs) : 0);
     const shortMs = restsMs(WAITED_FOR);
     await pause(shortMs, signal);
-    if (performance.now() < hurriedUntilMs) return;
+    if (!sharing || performance.now() < hurriedUntilMs) return;
     const moreMs = restsMs(LEFT_ALONE) - shortMs;
     if (moreMs > 0) await hurries.next(moreMs);
   }

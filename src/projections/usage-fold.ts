@@ -55,11 +55,12 @@ async function foldUsage(db: Kysely<Tables>, request: FoldRequest): Promise<Fold
   const bounds = await lockCheckpoint(db, request);
   if (bounds === null) return null;
   const { after, up_to: upTo, head } = bounds;
-  const parked = await foldPage(db, bounds);
+  const { parked, rows } = await foldPage(db, bounds);
   return {
     position: upTo > after ? upTo : after,
     head,
     parked: parked.map(({ position, reason }) => ({ position: BigInt(position), reason })),
+    ...(rows > 0 && { eventsPerRow: Number(upTo - after) / rows }),
   };
 }
 
@@ -75,11 +76,11 @@ async function lockCheckpoint(db: Kysely<Tables>, { state, limit }: FoldRequest)
   return rows[0] ?? null;
 }
 
-async function foldPage(db: Kysely<Tables>, bounds: Bounds): Promise<Parked> {
+async function foldPage(db: Kysely<Tables>, bounds: Bounds): Promise<{ readonly parked: Parked; readonly rows: number }> {
   const [slot, after, upTo] = [sql`${bounds.slot}::smallint`, sql`${bounds.after}::bigint`, sql`${bounds.up_to}::bigint`];
   const openFrom = sql`${bounds.open_from}::timestamptz`;
   const columns = sql.join(COUNTERS.map((name) => sql.id(name)));
-  const { rows } = await sql<{ parked: Parked | null }>`
+  const { rows } = await sql<{ parked: Parked | null; rows: number }>`
     WITH page AS NOT MATERIALIZED (SELECT * FROM usage_events WHERE position > ${after} AND position <= ${upTo}),
     settling AS MATERIALIZED (SELECT * FROM page WHERE kind = ${USAGE_KINDS.settled}),
     recategorized AS MATERIALIZED (
@@ -184,10 +185,10 @@ async function foldPage(db: Kysely<Tables>, bounds: Bounds): Promise<Parked> {
       RETURNING position, reason
     ),
     moved AS (UPDATE projections SET position = ${upTo} WHERE name = 'usage' AND slot = ${slot} AND ${upTo} > ${after})
-    SELECT json_agg(json_build_object('position', p.position::text, 'reason', p.reason) ORDER BY p.position) AS parked FROM parked p`.execute(
+    SELECT json_agg(json_build_object('position', p.position::text, 'reason', p.reason) ORDER BY p.position) AS parked, (SELECT count(*)::integer FROM tally) AS rows FROM parked p`.execute(
     db,
   );
-  return rows[0]?.parked ?? [];
+  return { parked: rows[0]?.parked ?? [], rows: rows[0]?.rows ?? 0 };
 }
 
 /** Where every minute, hour and day (UTC) is counted from; quicker than date_trunc with a time zone. */

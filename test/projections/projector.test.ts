@@ -238,6 +238,55 @@ test('where nobody reads, a projector under load folds seldom; who reads or wait
   expect(Math.max(...gaps().slice(2))).toBeLessThan(1500);
 });
 
+test('a projector folds often where each event falls into another row, and seldom again where they share them', async () => {
+  const folds: number[] = [];
+  let eventsPerRow = 1;
+  const busy: Projection = {
+    name: 'usage',
+    tables: [],
+    restsInProportion: true,
+    fold: async () => {
+      await sleep(20);
+      folds.push(performance.now());
+      return { position: 1n, head: 1n, parked: [], eventsPerRow };
+    },
+  };
+  const projector = createProjector({
+    database,
+    projections: [busy],
+    pollMs: 5,
+    pauseMs: 0,
+    onError: () => undefined,
+    onPoisoned: () => undefined,
+  });
+  projectors.push(projector);
+  const gap = (index: number) => (folds[index + 1] ?? Infinity) - (folds[index] ?? 0);
+  // Fifteen times 20 ms.
+  await until(() => folds.length === 3);
+  expect(Math.min(gap(0), gap(1))).toBeLessThan(1000);
+  eventsPerRow = 2;
+  await until(() => folds.length === 5);
+  // Sixty times.
+  expect(gap(3)).toBeGreaterThan(1150);
+});
+
+test('a fold says how many events fell into a row: of one key, or each of another', async () => {
+  const number = (index: number) => keys[index % keys.length]?.number ?? 0;
+  const perRow = async (of: readonly number[]): Promise<number | undefined> => {
+    while ((await USAGE_PROJECTION.fold(database.kysely, { state: 'live', limit: 10_000 }))?.position !== (await head()));
+    await appendUsage(
+      database.kysely,
+      tenant.organizationNumber,
+      of.map((key) => ({ key })),
+    );
+    return (await USAGE_PROJECTION.fold(database.kysely, { state: 'live', limit: 10_000 }))?.eventsPerRow;
+  };
+  // Beside the key's row the category's and the organization's; and two of each where a minute passes meanwhile.
+  expect(await perRow(Array.from({ length: 60 }, () => number(0)))).toBeGreaterThanOrEqual(10);
+  expect(await perRow([number(0), number(1)])).toBeLessThan(1);
+  expect((await USAGE_PROJECTION.fold(database.kysely, { state: 'live', limit: 10_000 }))?.eventsPerRow).toBeUndefined();
+});
+
 test('a parked event is reported once, by whoever parked it', async () => {
   const parked: ParkedEvent[] = [];
   start(parked);
