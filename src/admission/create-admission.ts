@@ -229,6 +229,8 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
   /** What can't be read now is read when it is asked for. */
   async function preload(): Promise<void> {
     try {
+      // A verification does not wait for long, but this has time.
+      await connection.whenConnected(closing.signal);
       await preloadFacts(database.kysely, facts, closing.signal);
     } catch (error) {
       if (!closing.signal.aborted) onError(new Error('The facts of the keys used last could not be read ahead.', { cause: error }));

@@ -12,6 +12,8 @@ export type PipelinedConnection = {
   /** Throws AdmissionUnavailableError where there is no connection or it breaks before the answer: then nobody knows whether the statement took effect. */
   query<Row extends pg.QueryResultRow>(query: pg.QueryConfig): Promise<readonly Row[]>;
   connected(): boolean;
+  /** Resolves when there is a connection, however long that takes. Throws when `signal` says that nobody waits any more. */
+  whenConnected(signal: AbortSignal): Promise<void>;
   close(): Promise<void>;
 };
 
@@ -46,8 +48,9 @@ export function openPipelinedConnection(options: {
       } catch (error) {
         options.onError(error as Error);
       }
+      // Who waits since before the first attempt is told of the one that succeeds.
+      if (current !== undefined) ready = Promise.withResolvers();
       current = undefined;
-      ready = Promise.withResolvers();
       if (!closing.signal.aborted)
         await sleep(retryMs * (0.5 + Math.random() / 2), undefined, { signal: closing.signal }).catch(() => undefined);
       retryMs = Math.min(LONGEST_RETRY_MS, retryMs * 2);
@@ -75,6 +78,13 @@ export function openPipelinedConnection(options: {
       }
     },
     connected: () => current !== undefined && current.distrusted === undefined,
+    async whenConnected(signal) {
+      signal.throwIfAborted();
+      const aborted = Promise.withResolvers<never>();
+      const onAbort = (): void => aborted.reject(signal.reason);
+      signal.addEventListener('abort', onAbort, { once: true });
+      await Promise.race([ready.promise, aborted.promise]).finally(() => signal.removeEventListener('abort', onAbort));
+    },
     async close() {
       closing.abort();
       await newest?.end().catch(() => undefined);

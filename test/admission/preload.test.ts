@@ -18,6 +18,7 @@ it('a server that starts knows the keys that were used last, and refuses those t
   const second = await openTestLedger({ on: first });
   open.push(second);
   await second.admission.preload();
+  expect(second.errors).toEqual([]);
   done(await first.keys.deactivate(first.owner, { id: revoked.keyId }));
   const maySee = (change: string) => asAdmin((client) => client.query(`${change} keyledger_server`), first.testDatabase.name);
   await maySee('REVOKE SELECT ON keyledger.key_verifiers FROM');
