@@ -1,3 +1,5 @@
+import { getHeapStatistics } from 'node:v8';
+
 import type pg from 'pg';
 
 import { foreignHashOf } from '../domain/foreign-key.ts';
@@ -39,6 +41,9 @@ const WAKE_MS = 20;
 const CAP_BEGUN = 'KL004';
 const MAX_WAIT_MS = 5000;
 const CACHED_KEYS = 100_000;
+/** What the facts of keys may take of the memory that this process has at most. */
+const CACHED_SHARE = 1 / 8;
+const CACHED_BYTES = 512 * 1024 * 1024;
 /** Requests whose facts are read by one statement. */
 const MAX_READ = 500;
 /** Batches that a request may be part of until one is decided: it is taken up again where its facts were out of date. */
@@ -100,8 +105,9 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
   });
   const usage = createUsageRecorder({ db: database.kysely });
   const facts = createFactsCache({
-    load: (wanted) => loadFacts((query) => connection.query(query), wanted),
+    load: (wanted, sharing) => loadFacts((query) => connection.query(query), wanted, sharing),
     capacity: CACHED_KEYS,
+    maxBytes: Math.min(CACHED_BYTES, CACHED_SHARE * getHeapStatistics().heap_size_limit),
     maxRead: MAX_READ,
     maxQueued,
     maxWaitMs: MAX_WAIT_MS,

@@ -1,10 +1,12 @@
 import type { Wanted } from './asked.ts';
 import { createBatcher } from './batcher.ts';
 import type { Facts, KeyRules, OrganizationFacts, TokenFacts, VerifierFacts } from './facts.ts';
-import type { LoadedFacts } from './load-facts.ts';
+import type { ProfileFacts } from './key-facts.ts';
+import type { LoadedFacts, Sharing } from './load-facts.ts';
 
 const CACHED_TOKENS = 10_000;
 const CACHED_ORGANIZATIONS = 10_000;
+const CACHED_PROFILES = 10_000;
 
 /** Up to where facts are known to hold: what the statement that consumes compares the log with. */
 export type Known = {
@@ -50,20 +52,24 @@ const NOTHING_KNOWN: Known = { seen: -1n, seenId: null, revision: -1n };
 
 export function createFactsCache(options: {
   /** Reads what some requests are about in one snapshot. */
-  readonly load: (wanted: readonly Wanted[]) => Promise<LoadedFacts>;
+  readonly load: (wanted: readonly Wanted[], sharing: Sharing) => Promise<LoadedFacts>;
+  /** Keys that are kept at most, and about how many bytes of them: what came first is forgotten first. */
   readonly capacity: number;
+  readonly maxBytes: number;
   /** Requests whose facts are read by one statement, that wait for it, and for how long. */
   readonly maxRead: number;
   readonly maxQueued: number;
   readonly maxWaitMs: number;
 }): FactsCache {
-  const { capacity, maxRead, maxQueued, maxWaitMs, load } = options;
+  const { capacity, maxBytes, maxRead, maxQueued, maxWaitMs, load } = options;
   const tokens = new Map<string, TokenFacts>();
   const organizations = new Map<string, OrganizationFacts>();
   const verifiers = new Map<string, VerifierFacts>();
   const imported = new Map<string, readonly VerifierFacts[]>();
+  const profiles = new Map<string, ProfileFacts>();
   /** By the key's id, in the order in which they came. */
   const entries = new Map<string, Entry>();
+  let bytes = 0;
   let known = NOTHING_KNOWN;
   let reading: Reading | undefined;
 
@@ -71,7 +77,7 @@ export function createFactsCache(options: {
     async run(wanted) {
       reading = { since: known.seen, missed: [] };
       try {
-        const loaded = await load(wanted);
+        const loaded = await load(wanted, sharing);
         keep(loaded, reading);
         return wanted.map((asked) => factsOf(asked, loaded, loaded.position));
       } finally {
@@ -83,6 +89,15 @@ export function createFactsCache(options: {
     maxQueued,
     maxWaitMs,
   });
+
+  /** A version of a profile never changes, unless its row is mended or the log is another one: then all is forgotten, and what is being read is not compared with it. */
+  function sharing(profile: ProfileFacts, revision: bigint): ProfileFacts {
+    if (revision !== known.revision || reading?.missed === null) return profile;
+    const kept = profiles.get(profile.id);
+    if (kept?.version === profile.version) return kept;
+    put(profiles, profile.id, profile, CACHED_PROFILES);
+    return profile;
+  }
 
   function keep(loaded: LoadedFacts, { since, missed }: Reading): void {
     if (missed === null) return;
@@ -100,7 +115,7 @@ export function createFactsCache(options: {
     // A snapshot from before what is known to have changed meanwhile would bring that back.
     if (loaded.position < known.seen) forgetChanged(missed, known.seen);
     for (const keyId of entries.keys()) {
-      if (entries.size <= capacity) break;
+      if (entries.size <= capacity && bytes <= maxBytes) break;
       forgetKey(keyId);
     }
   }
@@ -110,8 +125,12 @@ export function createFactsCache(options: {
     const entry = entries.get(id);
     // Its other secrets were read with rules of another moment: they go, and come back when they are asked for.
     if (entry !== undefined && entry.rules !== verifier.key) forgetKey(id);
-    const kept = entries.get(id) ?? { rules: verifier.key, position, verifiers: new Set(), hashes: new Set() };
-    entries.set(id, kept);
+    let kept = entries.get(id);
+    if (kept === undefined) {
+      kept = { rules: verifier.key, position, verifiers: new Set(), hashes: new Set() };
+      entries.set(id, kept);
+      bytes += verifier.key.bytes;
+    }
     kept.verifiers.add(verifier.lookupId);
     verifiers.set(verifier.lookupId, verifier);
   }
@@ -120,12 +139,14 @@ export function createFactsCache(options: {
     const entry = entries.get(keyId);
     if (entry === undefined) return;
     entries.delete(keyId);
+    bytes -= entry.rules.bytes;
     for (const lookupId of entry.verifiers) verifiers.delete(lookupId);
     for (const hash of entry.hashes) imported.delete(hash);
   }
 
   function forgetAll(): void {
-    for (const map of [tokens, organizations, verifiers, imported, entries]) map.clear();
+    for (const map of [tokens, organizations, verifiers, imported, profiles, entries]) map.clear();
+    bytes = 0;
     known = NOTHING_KNOWN;
     if (reading !== undefined) reading.missed = null;
   }

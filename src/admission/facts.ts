@@ -52,6 +52,8 @@ export type KeyRules = {
   readonly windows: KnownWindows;
   /** What an answer tells. */
   readonly told: KeyFacts;
+  /** About what all of this takes in memory. */
+  readonly bytes: number;
 };
 
 /**

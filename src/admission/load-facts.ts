@@ -32,6 +32,9 @@ export type LoadedFacts = {
 /** Puts one statement to the database. */
 export type Ask = <Row extends pg.QueryResultRow>(query: pg.QueryConfig) => Promise<readonly Row[]>;
 
+/** `revision`: of the rows that were mended without an event, as it was when this one was read. */
+export type Sharing = (profile: ProfileFacts, revision: bigint) => ProfileFacts;
+
 const VERIFYING_ROLES: ReadonlySet<Role> = new Set(ROLES.filter((role) => permissionsOf(role).includes('keys:verify')));
 
 type Row = {
@@ -107,19 +110,22 @@ const FACTS = `
     ) AS organizations
   FROM (VALUES (true)) AS one (row) LEFT JOIN (SELECT position, id FROM events ORDER BY position DESC LIMIT 1) AS newest ON true`;
 
-/** Reads who asks and what is presented, for all of some requests, in one statement and so in one snapshot. */
-export async function loadFacts(ask: Ask, wanted: readonly Wanted[]): Promise<LoadedFacts> {
+/**
+ * Reads who asks and what is presented, for all of some requests, in one statement and so in one snapshot. `sharing` may answer an equal profile that is in memory already: a hundred
+ * thousand keys can have the same one.
+ */
+export async function loadFacts(ask: Ask, wanted: readonly Wanted[], sharing: Sharing): Promise<LoadedFacts> {
   const tokens = distinct(wanted, ({ caller }) => (caller.kind === 'token' ? caller.tokenHash : null));
   const organizations = distinct(wanted, ({ caller }) => (caller.kind === 'organization' ? caller.organizationId : null));
   const lookupIds = distinct(wanted, ({ lookupId }) => lookupId);
   const hashes = distinct(wanted, ({ foreignHash }) => foreignHash?.toString('hex') ?? null);
   const [row] = await ask<Row>({ name: 'facts', text: FACTS, values: [tokens, organizations, lookupIds, hashes] });
   if (row === undefined) throw new Error('The facts of a batch came without a row.');
-  return toFacts(row);
+  return toFacts(row, sharing);
 }
 
-function toFacts(row: Row): LoadedFacts {
-  const profiles = new Map((row.profiles ?? []).map((profile) => [profile.id, toProfileFacts(profile)]));
+function toFacts(row: Row, sharing: Sharing): LoadedFacts {
+  const profiles = new Map((row.profiles ?? []).map((profile) => [profile.id, sharing(toProfileFacts(profile), row.revision)]));
   const keys = new Map((row.keys ?? []).map((key) => [key.number, toRules(key, profiles)]));
   const verifiers = new Map<string, VerifierFacts>();
   for (const stored of row.verifiers ?? []) {
@@ -180,7 +186,17 @@ function toRules(key: StoredKey & StoredRules, profiles: ReadonlyMap<string, Pro
     limits,
     windows: { second: key.second ?? 0, ceiling: key.second === null ? 0 : ceilingOf(key.used.total, unitsLeft(limits, key.used)) },
     told: toKeyFacts(key, key.profile_id === null ? null : (profiles.get(key.profile_id) ?? null)),
+    bytes: bytesOf(key),
   };
+}
+
+/** Measured, as the next one: a key without metadata, permissions and lists, with its places in the cache and the text of its answer. */
+const BARE_KEY_BYTES = 2_000;
+/** Of a value that was parsed for each character of its JSON, where that is little but brackets. */
+const BYTES_A_CHARACTER = 15;
+
+function bytesOf({ metadata, permissions, ip_allowlist, allowed_origins }: StoredKey & StoredRules): number {
+  return BARE_KEY_BYTES + BYTES_A_CHARACTER * JSON.stringify([metadata, permissions, ip_allowlist, allowed_origins]).length;
 }
 
 function distinct(wanted: readonly Wanted[], valueOf: (wanted: Wanted) => string | null): readonly string[] {

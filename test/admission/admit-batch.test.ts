@@ -19,6 +19,7 @@ function judged(rules: { readonly limits: Partial<KeyLimits>; readonly ceiling: 
     limits: { ...NONE, ...rules.limits },
     windows: { second: 0, ceiling: rules.ceiling },
     told: {} as KeyFacts,
+    bytes: 0,
   };
   const request = { key: '', permissions: [], cost, endpoint: null, ip: null, origin: null, environment: null, requestId: null };
   return {

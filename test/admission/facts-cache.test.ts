@@ -4,23 +4,28 @@ import { AdmissionUnavailableError } from '../../src/admission/admission.ts';
 import type { Asked, Wanted } from '../../src/admission/asked.ts';
 import { createFactsCache } from '../../src/admission/facts-cache.ts';
 import type { KeyRules, OrganizationFacts, TokenFacts, VerifierFacts } from '../../src/admission/facts.ts';
+import type { ProfileFacts } from '../../src/admission/key-facts.ts';
 import type { LoadedFacts } from '../../src/admission/load-facts.ts';
 
 /** What the database holds, in as few words as the cache needs: keys with their secrets, and who imported which. */
 type Stored = {
   position: bigint;
   revision: bigint;
-  readonly keys: Record<string, { organization: string; secrets: string[]; profile?: string; imported?: string[]; version: number }>;
+  readonly keys: Record<
+    string,
+    { organization: string; secrets: string[]; profile?: string; imported?: string[]; version: number; bytes?: number }
+  >;
   readonly tokens: Record<string, string>;
 };
 
 /** A cache over a database whose answers come when the test lets them. */
-function openCache(stored: Stored, { capacity = 1000, maxQueued = 1000, maxWaitMs = 5000 } = {}) {
+function openCache(stored: Stored, { capacity = 1000, maxBytes = 1_000_000, maxQueued = 1000, maxWaitMs = 5000 } = {}) {
   const held: (() => void)[] = [];
   let holding = false;
   let loads = 0;
   const cache = createFactsCache({
     capacity,
+    maxBytes,
     maxRead: 500,
     maxQueued,
     maxWaitMs,
@@ -55,9 +60,9 @@ function snapshotOf({ position, revision, keys, tokens }: Stored, wanted: readon
   const organizations = new Map<string, OrganizationFacts>();
   const foundTokens = new Map<string, TokenFacts>();
   const hashes = new Set(wanted.flatMap(({ foreignHash }) => foreignHash?.toString('hex') ?? []));
-  for (const [id, { organization, secrets, profile, imported: own = [], version }] of Object.entries(keys)) {
+  for (const [id, { organization, secrets, profile, imported: own = [], version, bytes = 1000 }] of Object.entries(keys)) {
     const told = { id, profile: profile === undefined ? null : { id: profile }, name: `version ${version}` };
-    const key = { organizationId: organization, told } as unknown as KeyRules;
+    const key = { organizationId: organization, told, bytes } as unknown as KeyRules;
     const verifierOf = (lookupId: string): VerifierFacts => ({ lookupId, mac: '', pepperId: 'p1', current: true, expiresUs: null, key });
     for (const lookupId of secrets) if (wanted.some((asked) => asked.lookupId === lookupId)) verifiers.set(lookupId, verifierOf(lookupId));
     for (const hash of own.filter((text) => hashes.has(text))) {
@@ -263,6 +268,70 @@ it('what does not exist takes no room, and what waits to be read is bounded and 
   await cache.close();
 });
 
+it('no more bytes than told are kept: large keys push others out, and make room when they change or go', async () => {
+  const keys = Array.from({ length: 30 }, (_, n) => [`k${n}`, { organization: 'acme', secrets: [`s${n}`, `t${n}`], version: 1 }] as const);
+  const database = stored({ ...Object.fromEntries(keys), large: { organization: 'acme', secrets: ['large'], version: 1, bytes: 15_500 } });
+  const { cache, change } = openCache(database, { maxBytes: 20_000 });
+  const kept = (): readonly number[] => keys.map((__, n) => n).filter((n) => cache.find(asked({ secret: `s${n}` })) !== undefined);
+  const from = (first: number, last = 29): readonly number[] => Array.from({ length: last - first + 1 }, (_, n) => n + first);
+  for (let n = 0; n < 30; n++) await cache.read(asked({ secret: `s${n}` }));
+  expect(kept()).toEqual(from(10));
+  // A second secret of a key that is kept.
+  await cache.read(asked({ secret: 't29' }));
+  expect(kept().length).toBeGreaterThanOrEqual(19);
+  await cache.read(asked({ secret: 'large' }));
+  expect(kept().length).toBeLessThanOrEqual(4);
+  expect(cache.find(asked({ secret: 'large' }))).toBeDefined();
+  change('acme key:large');
+  expect(cache.find(asked({ secret: 'large' }))).toBeUndefined();
+  for (let n = 0; n < 16; n++) await cache.read(asked({ secret: `s${n}` }));
+  expect(kept().filter((n) => n < 16)).toEqual(from(0, 15));
+  cache.forgetAll();
+  for (let n = 10; n < 30; n++) await cache.read(asked({ secret: `s${n}` }));
+  expect(kept()).toEqual(from(10));
+  await cache.close();
+});
+
+it('keys with one profile share it in memory, until it has another version, was mended or everything is forgotten', async () => {
+  const database = stored({});
+  const profile = (version: number): ProfileFacts => ({ id: 'p1', version, name: 'Gold', settings: {} });
+  const given: ProfileFacts[] = [];
+  let read = profile(1);
+  const cache = createFactsCache({
+    capacity: 10,
+    maxBytes: Infinity,
+    maxRead: 500,
+    maxQueued: 1000,
+    maxWaitMs: 5000,
+    load: (wanted, sharing) => {
+      given.push(sharing(read, database.revision));
+      return Promise.resolve(snapshotOf(database, wanted));
+    },
+  });
+  const next = async (): Promise<ProfileFacts | undefined> => {
+    read = { ...read };
+    await cache.read(asked({ secret: 's1' }));
+    return given.at(-1);
+  };
+  await next();
+  const first = await next();
+  expect(await next()).toBe(first);
+  read = profile(2);
+  const second = await next();
+  expect(second).toMatchObject({ version: 2 });
+  expect(await next()).toBe(second);
+  // Mended: the first that reads it does not know yet that what is in memory is not it.
+  database.revision++;
+  expect(await next()).not.toBe(second);
+  cache.forget({ seen: database.position, seenId: idOf(database.position), revision: database.revision, changed: [] });
+  const third = await next();
+  expect(third).not.toBe(second);
+  expect(await next()).toBe(third);
+  cache.forgetAll();
+  expect(await next()).not.toBe(third);
+  await cache.close();
+});
+
 it('ten thousand changes of profiles and tokens are forgotten in one pass over all that is kept', async () => {
   const database = stored(
     Object.fromEntries(
@@ -272,13 +341,14 @@ it('ten thousand changes of profiles and tokens are forgotten in one pass over a
   const all = snapshotOf(database, []);
   const cache = createFactsCache({
     capacity: 100_000,
+    maxBytes: Infinity,
     maxRead: 500,
     maxQueued: 1000,
     maxWaitMs: 5000,
     load: () => {
       const verifiers = new Map<string, VerifierFacts>();
       for (const [id, { profile = '' }] of Object.entries(database.keys)) {
-        const key = { organizationId: 'acme', told: { id, profile: { id: profile } } } as unknown as KeyRules;
+        const key = { organizationId: 'acme', told: { id, profile: { id: profile } }, bytes: 1000 } as unknown as KeyRules;
         verifiers.set(id, { lookupId: id, mac: '', pepperId: 'p1', current: true, expiresUs: null, key });
       }
       return Promise.resolve({
