@@ -29,8 +29,15 @@ const HALF_HOURS_OF_DAY = 48;
 const QUARTERS_OF_WEEK = 28;
 const QUARTERS_OF_MONTH = 120;
 
-/** Differences between the windows of keys, each as of its own last moment, and what their usage events add up to; computed here from the events alone. */
-export async function windowFaults(db: Kysely<Tables>): Promise<readonly string[]> {
+/**
+ * Differences between the windows of keys, each as of its own last moment, and what their usage events add up to; computed here from the events alone. Of one snapshot, so that it can be
+ * asked while they are used.
+ */
+export function windowFaults(db: Kysely<Tables>): Promise<readonly string[]> {
+  return db.transaction().setIsolationLevel('repeatable read').execute(faultsIn);
+}
+
+async function faultsIn(db: Kysely<Tables>): Promise<readonly string[]> {
   const { rows } = await sql<Row>`SELECT * FROM key_windows JOIN key_window_buckets USING (key) ORDER BY key`.execute(db);
   const { rows: used } = await sql<Used>`
     SELECT key, extract(epoch FROM least(occurred_at, recorded_at))::float8 AS epoch, credits::bigint AS credits, coalesce(tokens_in, 0) + coalesce(tokens_out, 0) AS tokens
