@@ -1,5 +1,3 @@
-import { getHeapStatistics } from 'node:v8';
-
 import type pg from 'pg';
 
 import { foreignHashOf } from '../domain/foreign-key.ts';
@@ -23,7 +21,7 @@ import { repeatAnswer, toAnswer } from './answer.ts';
 import type { Asked } from './asked.ts';
 import { createBatcher } from './batcher.ts';
 import { CALLER_FORBIDDEN, CALLER_UNAUTHENTICATED, judge, OTHER_PEPPER, REQUEST_ID_TAKEN, type Facts, type Validity } from './facts.ts';
-import { createFactsCache, type Known } from './facts-cache.ts';
+import { createFactsCache, KEPT_BY_A_SERVER, type Known } from './facts-cache.ts';
 import { loadFacts } from './load-facts.ts';
 import { preloadFacts } from './preload-facts.ts';
 import { openPipelinedConnection } from './pipelined-connection.ts';
@@ -40,10 +38,6 @@ const WAKE_MS = 20;
 /** Raised by `reserve_position` (migration 0011). */
 const CAP_BEGUN = 'KL004';
 const MAX_WAIT_MS = 5000;
-const CACHED_KEYS = 100_000;
-/** What the facts of keys may take of the memory that this process has at most. */
-const CACHED_SHARE = 1 / 8;
-const CACHED_BYTES = 512 * 1024 * 1024;
 /** Requests whose facts are read by one statement. */
 const MAX_READ = 500;
 /** Batches that a request may be part of until one is decided: it is taken up again where its facts were out of date. */
@@ -106,8 +100,7 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
   const usage = createUsageRecorder({ db: database.kysely });
   const facts = createFactsCache({
     load: (wanted, sharing) => loadFacts((query) => connection.query(query), wanted, sharing),
-    capacity: CACHED_KEYS,
-    maxBytes: Math.min(CACHED_BYTES, CACHED_SHARE * getHeapStatistics().heap_size_limit),
+    ...KEPT_BY_A_SERVER,
     maxRead: MAX_READ,
     maxQueued,
     maxWaitMs: MAX_WAIT_MS,

@@ -1,12 +1,16 @@
+import { getHeapStatistics } from 'node:v8';
+
 import type { Wanted } from './asked.ts';
 import { createBatcher } from './batcher.ts';
 import type { Facts, KeyRules, OrganizationFacts, TokenFacts, VerifierFacts } from './facts.ts';
+import { createKeptProfiles } from './kept-profiles.ts';
 import type { ProfileFacts } from './key-facts.ts';
 import type { LoadedFacts, Sharing } from './load-facts.ts';
 
+/** Keys, and what they may take of the memory that this process has at most. */
+export const KEPT_BY_A_SERVER = { capacity: 100_000, maxBytes: Math.min(512 * 1024 * 1024, getHeapStatistics().heap_size_limit / 8) };
 const CACHED_TOKENS = 10_000;
 const CACHED_ORGANIZATIONS = 10_000;
-const CACHED_PROFILES = 10_000;
 
 /** Up to where facts are known to hold: what the statement that consumes compares the log with. */
 export type Known = {
@@ -66,7 +70,7 @@ export function createFactsCache(options: {
   const organizations = new Map<string, OrganizationFacts>();
   const verifiers = new Map<string, VerifierFacts>();
   const imported = new Map<string, readonly VerifierFacts[]>();
-  const profiles = new Map<string, ProfileFacts>();
+  const profilesKept = createKeptProfiles();
   /** By the key's id, in the order in which they came. */
   const entries = new Map<string, Entry>();
   let bytes = 0;
@@ -93,10 +97,8 @@ export function createFactsCache(options: {
   /** A version of a profile never changes, unless its row is mended or the log is another one: then all is forgotten, and what is being read is not compared with it. */
   function sharing(profile: ProfileFacts, revision: bigint): ProfileFacts {
     if (revision !== known.revision || reading?.missed === null) return profile;
-    const kept = profiles.get(profile.id);
-    if (kept?.version === profile.version) return kept;
-    put(profiles, profile.id, profile, CACHED_PROFILES);
-    return profile;
+    const kept = profilesKept.find(profile.id);
+    return kept?.version === profile.version ? kept : profile;
   }
 
   function keep(loaded: LoadedFacts, { since, missed }: Reading): void {
@@ -129,7 +131,7 @@ export function createFactsCache(options: {
     if (kept === undefined) {
       kept = { rules: verifier.key, position, verifiers: new Set(), hashes: new Set() };
       entries.set(id, kept);
-      bytes += verifier.key.bytes;
+      bytes += verifier.key.bytes + profilesKept.add(verifier.key.told.profile);
     }
     kept.verifiers.add(verifier.lookupId);
     verifiers.set(verifier.lookupId, verifier);
@@ -139,13 +141,14 @@ export function createFactsCache(options: {
     const entry = entries.get(keyId);
     if (entry === undefined) return;
     entries.delete(keyId);
-    bytes -= entry.rules.bytes;
+    bytes -= entry.rules.bytes + profilesKept.remove(entry.rules.told.profile);
     for (const lookupId of entry.verifiers) verifiers.delete(lookupId);
     for (const hash of entry.hashes) imported.delete(hash);
   }
 
   function forgetAll(): void {
-    for (const map of [tokens, organizations, verifiers, imported, profiles, entries]) map.clear();
+    for (const map of [tokens, organizations, verifiers, imported, entries]) map.clear();
+    profilesKept.clear();
     bytes = 0;
     known = NOTHING_KNOWN;
     if (reading !== undefined) reading.missed = null;

@@ -1,5 +1,6 @@
 import type pg from 'pg';
 
+import type { JsonValue } from '../lib/canonical-json.ts';
 import { permissionsOf, ROLES, type Role } from '../domain/permissions.ts';
 import type { Wanted } from './asked.ts';
 import {
@@ -166,6 +167,7 @@ function toToken({ organization_id, permissions, revoked, expires_us, of_member,
 }
 
 function toRules(key: StoredKey & StoredRules, profiles: ReadonlyMap<string, ProfileFacts>): KeyRules {
+  const profile = key.profile_id === null ? null : (profiles.get(key.profile_id) ?? null);
   const limits = {
     minute: key.requests_per_minute,
     tokens: key.tokens_per_minute,
@@ -185,8 +187,8 @@ function toRules(key: StoredKey & StoredRules, profiles: ReadonlyMap<string, Pro
     permissions: new Set(key.permissions),
     limits,
     windows: { second: key.second ?? 0, ceiling: key.second === null ? 0 : ceilingOf(key.used.total, unitsLeft(limits, key.used)) },
-    told: toKeyFacts(key, key.profile_id === null ? null : (profiles.get(key.profile_id) ?? null)),
-    bytes: bytesOf(key),
+    told: toKeyFacts(key, profile),
+    bytes: bytesOf(key, profile),
   };
 }
 
@@ -194,9 +196,18 @@ function toRules(key: StoredKey & StoredRules, profiles: ReadonlyMap<string, Pro
 const BARE_KEY_BYTES = 2_000;
 /** Of a value that was parsed for each character of its JSON, where that is little but brackets. */
 const BYTES_A_CHARACTER = 15;
+/** Of a text. */
+const BYTES_A_TEXT_CHARACTER = 2;
 
-function bytesOf({ metadata, permissions, ip_allowlist, allowed_origins }: StoredKey & StoredRules): number {
-  return BARE_KEY_BYTES + BYTES_A_CHARACTER * JSON.stringify([metadata, permissions, ip_allowlist, allowed_origins]).length;
+/** About what a parsed value takes in memory. */
+export function bytesOfJson(value: JsonValue): number {
+  return BYTES_A_CHARACTER * JSON.stringify(value).length;
+}
+
+/** Without its profile, which it shares with others; but the text of its answer tells of that too. */
+function bytesOf({ metadata, permissions, ip_allowlist, allowed_origins }: StoredKey & StoredRules, profile: ProfileFacts | null): number {
+  const told = profile === null ? 0 : BYTES_A_TEXT_CHARACTER * JSON.stringify(profile.settings).length;
+  return BARE_KEY_BYTES + bytesOfJson([metadata, permissions, ip_allowlist, allowed_origins]) + told;
 }
 
 function distinct(wanted: readonly Wanted[], valueOf: (wanted: Wanted) => string | null): readonly string[] {

@@ -61,7 +61,7 @@ function snapshotOf({ position, revision, keys, tokens }: Stored, wanted: readon
   const foundTokens = new Map<string, TokenFacts>();
   const hashes = new Set(wanted.flatMap(({ foreignHash }) => foreignHash?.toString('hex') ?? []));
   for (const [id, { organization, secrets, profile, imported: own = [], version, bytes = 1000 }] of Object.entries(keys)) {
-    const told = { id, profile: profile === undefined ? null : { id: profile }, name: `version ${version}` };
+    const told = { id, profile: profile === undefined ? null : { id: profile, settings: {} }, name: `version ${version}` };
     const key = { organizationId: organization, told, bytes } as unknown as KeyRules;
     const verifierOf = (lookupId: string): VerifierFacts => ({ lookupId, mac: '', pepperId: 'p1', current: true, expiresUs: null, key });
     for (const lookupId of secrets) if (wanted.some((asked) => asked.lookupId === lookupId)) verifiers.set(lookupId, verifierOf(lookupId));
@@ -292,44 +292,72 @@ it('no more bytes than told are kept: large keys push others out, and make room 
   await cache.close();
 });
 
-it('keys with one profile share it in memory, until it has another version, was mended or everything is forgotten', async () => {
+/** A cache of keys with profiles as they are at each reading. */
+function openCacheWithProfiles(profileOf: (lookupId: string) => ProfileFacts, { maxBytes }: { readonly maxBytes: number }) {
   const database = stored({});
-  const profile = (version: number): ProfileFacts => ({ id: 'p1', version, name: 'Gold', settings: {} });
-  const given: ProfileFacts[] = [];
-  let read = profile(1);
   const cache = createFactsCache({
-    capacity: 10,
-    maxBytes: Infinity,
+    capacity: 1000,
+    maxBytes,
     maxRead: 500,
     maxQueued: 1000,
     maxWaitMs: 5000,
     load: (wanted, sharing) => {
-      given.push(sharing(read, database.revision));
-      return Promise.resolve(snapshotOf(database, wanted));
+      const verifiers = new Map<string, VerifierFacts>();
+      for (const { lookupId } of wanted) {
+        if (lookupId === null) continue;
+        const profile = sharing({ ...profileOf(lookupId) }, database.revision);
+        const key = { organizationId: 'acme', told: { id: lookupId, profile }, bytes: 1000 } as unknown as KeyRules;
+        verifiers.set(lookupId, { lookupId, mac: '', pepperId: 'p1', current: true, expiresUs: null, key });
+      }
+      return Promise.resolve({ ...snapshotOf(database, wanted), verifiers });
     },
   });
-  const next = async (): Promise<ProfileFacts | undefined> => {
-    read = { ...read };
-    await cache.read(asked({ secret: 's1' }));
-    return given.at(-1);
+  return {
+    cache,
+    database,
+    read: async (secret: string) => (await cache.read(asked({ secret }))).verifier?.key.told.profile,
+    kept: (secret: string) => cache.find(asked({ secret })) !== undefined,
   };
-  await next();
-  const first = await next();
-  expect(await next()).toBe(first);
-  read = profile(2);
-  const second = await next();
+}
+
+it('keys with one profile share it in memory, until it has another version, was mended or everything is forgotten', async () => {
+  let version = 1;
+  const { cache, database, read } = openCacheWithProfiles(() => ({ id: 'p1', version, name: 'Gold', settings: {} }), {
+    maxBytes: Infinity,
+  });
+  const first = await read('s1');
+  expect(await read('s2')).toBe(first);
+  expect(await read('s3')).toBe(first);
+  version = 2;
+  const second = await read('s2');
   expect(second).toMatchObject({ version: 2 });
-  expect(await next()).toBe(second);
+  expect(await read('s3')).toBe(second);
   // Mended: the first that reads it does not know yet that what is in memory is not it.
   database.revision++;
-  expect(await next()).not.toBe(second);
+  expect(await read('s4')).not.toBe(second);
   cache.forget({ seen: database.position, seenId: idOf(database.position), revision: database.revision, changed: [] });
-  const third = await next();
+  const third = await read('s4');
   expect(third).not.toBe(second);
-  expect(await next()).toBe(third);
+  expect(await read('s5')).toBe(third);
   cache.forgetAll();
-  expect(await next()).not.toBe(third);
+  expect(await read('s5')).not.toBe(third);
   await cache.close();
+});
+
+it('a profile counts among the bytes once, for as long as a kept key has it', async () => {
+  const settings = { text: 'x'.repeat(600) };
+  const shared = openCacheWithProfiles(() => ({ id: 'p1', version: 1, name: 'Gold', settings }), { maxBytes: 20_000 });
+  for (let n = 0; n < 10; n++) await shared.read(`s${n}`);
+  expect(Array.from({ length: 10 }, (_, n) => shared.kept(`s${n}`))).not.toContain(false);
+  // Of two with profiles of their own, only one has room.
+  const apart = openCacheWithProfiles((lookupId) => ({ id: lookupId, version: 1, name: 'Gold', settings }), { maxBytes: 20_000 });
+  for (let n = 0; n < 10; n++) {
+    await apart.read(`s${n}`);
+    expect(Array.from({ length: n + 1 }, (_, other) => apart.kept(`s${other}`)).filter(Boolean)).toHaveLength(1);
+  }
+  expect(apart.kept('s9')).toBe(true);
+  await shared.cache.close();
+  await apart.cache.close();
 });
 
 it('ten thousand changes of profiles and tokens are forgotten in one pass over all that is kept', async () => {
@@ -348,7 +376,7 @@ it('ten thousand changes of profiles and tokens are forgotten in one pass over a
     load: () => {
       const verifiers = new Map<string, VerifierFacts>();
       for (const [id, { profile = '' }] of Object.entries(database.keys)) {
-        const key = { organizationId: 'acme', told: { id, profile: { id: profile } }, bytes: 1000 } as unknown as KeyRules;
+        const key = { organizationId: 'acme', told: { id, profile: { id: profile, settings: {} } }, bytes: 1000 } as unknown as KeyRules;
         verifiers.set(id, { lookupId: id, mac: '', pepperId: 'p1', current: true, expiresUs: null, key });
       }
       return Promise.resolve({
