@@ -1,6 +1,6 @@
 import { sql, type Kysely } from 'kysely';
 
-import { arrayPart, binaryArray, INT4, INT8, TIMESTAMPTZ, UUID, type BinaryType } from '../postgres/binary-array.ts';
+import { arrayOf, binaryArray, INT4, INT8, TIMESTAMPTZ, UUID, type BinaryType } from '../postgres/binary-array.ts';
 import type { Tables } from '../postgres/tables.ts';
 import type { UsageOutcome } from './admission.ts';
 import { joinChunks, type Charge, type JoinedChunks, type UsageChunk } from './usage-chunk.ts';
@@ -107,8 +107,4 @@ async function ask(db: Kysely<Tables>, organizationId: string, { keys, key, char
   const row = rows[0];
   if (row === undefined) throw new Error('record_usage answered no row: the function of migration 0010 was changed.');
   return row;
-}
-
-function arrayOf<Source, Value>(type: BinaryType<Value>, sources: ArrayLike<Source>, of: (source: Source) => Value | null): Buffer | null {
-  return binaryArray([arrayPart(type, sources, of)]);
 }

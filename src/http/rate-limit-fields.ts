@@ -42,14 +42,14 @@ export function rateLimitFields(verdict: VerifyAnswer, nowEpochSeconds: number):
   return fields;
 }
 
-function policiesOf({ rateLimit, quotas, refusedBy, ...verdict }: VerifyAnswer, nowEpochSeconds: number): readonly Policy[] {
+function policiesOf({ code, rateLimit, quotas, refusedBy }: VerifyAnswer, nowEpochSeconds: number): readonly Policy[] {
   const refusing = refusingPolicy({ refusedBy });
   // Retry-After must not point before the end of an effective window (section 6), so a refusal has the window of the limit that refused alone.
   const effective = (name: string, otherwise: number | null) =>
     refusing === null ? otherwise : name === refusing ? (refusedBy?.retryAfterSeconds ?? null) : null;
   const policies: Policy[] = [];
   if (rateLimit !== null) {
-    const untilReset = verdict.code === 'VALID' ? Math.max(0, rateLimit.resetEpochSeconds - nowEpochSeconds) : null;
+    const untilReset = code === 'VALID' ? Math.max(0, rateLimit.resetEpochSeconds - nowEpochSeconds) : null;
     policies.push({
       name: 'key_minute',
       limit: rateLimit.limit,

@@ -37,10 +37,11 @@ export const TEXT: BinaryType<string> = {
 export const INET: BinaryType<string> = {
   oid: 869,
   bytes: (value) => ADDRESS_HEADER_BYTES + (value.includes(':') ? 16 : 4),
-  write({ buffer }, value, offset) {
+  write({ view }, value, offset) {
     const bytes = addressBytes(value);
-    buffer.set([bytes.length === 4 ? 2 : 3, bytes.length * 8, 0, bytes.length], offset);
-    buffer.set(bytes, offset + ADDRESS_HEADER_BYTES);
+    const { length } = bytes;
+    view.setUint32(offset, ((length === 4 ? 2 : 3) << 24) | ((length * 8) << 16) | length);
+    for (let index = 0; index < length; index++) view.setUint8(offset + ADDRESS_HEADER_BYTES + index, bytes[index] ?? 0);
   },
 };
 
@@ -57,25 +58,24 @@ export function arrayPart<Source, Value>(
   sources: ArrayLike<Source>,
   of: (source: Source) => Value | null,
 ): ArrayPart {
-  const { length } = sources;
-  let size = length * LENGTH_BYTES;
-  let nulls = 0;
-  for (let index = 0; index < length; index++) {
-    const value = of(sources[index] as Source);
-    if (value === null) nulls++;
-    else size += type.bytes(value);
-  }
-  const elements = Buffer.allocUnsafe(size);
-  const into = { buffer: elements, view: new DataView(elements.buffer, elements.byteOffset, size) };
-  let offset = 0;
-  for (let index = 0; index < length; index++) {
-    const value = of(sources[index] as Source);
-    const bytes = value === null ? 0 : type.bytes(value);
-    into.view.setInt32(offset, value === null ? -1 : bytes);
-    if (value !== null) type.write(into, value, offset + LENGTH_BYTES);
-    offset += LENGTH_BYTES + bytes;
-  }
-  return { oid: type.oid, length, nulls, elements };
+  const { bytes, nulls } = measure(type, sources, of);
+  const elements = Buffer.allocUnsafe(bytes);
+  writeElements(type, sources, of, elements, 0);
+  return { oid: type.oid, length: sources.length, nulls, elements };
+}
+
+/** The array that these sources make: {@link binaryArray} of one part, without its copy. */
+export function arrayOf<Source, Value>(
+  type: BinaryType<Value>,
+  sources: ArrayLike<Source>,
+  of: (source: Source) => Value | null,
+): Buffer | null {
+  const { bytes, nulls } = measure(type, sources, of);
+  if (nulls === sources.length) return null;
+  const array = Buffer.allocUnsafe(HEADER_BYTES + bytes);
+  writeHeader(array, type.oid, sources.length, nulls);
+  writeElements(type, sources, of, array, HEADER_BYTES);
+  return array;
 }
 
 /**
@@ -89,8 +89,50 @@ export function binaryArray(parts: readonly ArrayPart[]): Buffer | null {
   const nulls = parts.reduce((sum, part) => sum + part.nulls, 0);
   if (nulls === length) return null;
   const header = Buffer.allocUnsafe(HEADER_BYTES);
-  [1, nulls > 0 ? 1 : 0, parts[0]?.oid ?? 0, length, 1].forEach((value, index) => header.writeInt32BE(value, index * 4));
+  writeHeader(header, parts[0]?.oid ?? 0, length, nulls);
   return Buffer.concat([header, ...parts.map((part) => part.elements)]);
+}
+
+function measure<Source, Value>(
+  type: BinaryType<Value>,
+  sources: ArrayLike<Source>,
+  of: (source: Source) => Value | null,
+): { readonly bytes: number; readonly nulls: number } {
+  let bytes = sources.length * LENGTH_BYTES;
+  let nulls = 0;
+  for (let index = 0; index < sources.length; index++) {
+    const value = of(sources[index] as Source);
+    if (value === null) nulls++;
+    else bytes += type.bytes(value);
+  }
+  return { bytes, nulls };
+}
+
+function writeHeader(into: Buffer, oid: number, length: number, nulls: number): void {
+  into.writeInt32BE(1, 0);
+  into.writeInt32BE(nulls > 0 ? 1 : 0, 4);
+  into.writeInt32BE(oid, 8);
+  into.writeInt32BE(length, 12);
+  into.writeInt32BE(1, 16);
+}
+
+function writeElements<Source, Value>(
+  type: BinaryType<Value>,
+  sources: ArrayLike<Source>,
+  of: (source: Source) => Value | null,
+  buffer: Buffer,
+  start: number,
+): void {
+  const view = new DataView(buffer.buffer, buffer.byteOffset, buffer.length);
+  const into = { buffer, view };
+  let offset = start;
+  for (let index = 0; index < sources.length; index++) {
+    const value = of(sources[index] as Source);
+    const bytes = value === null ? 0 : type.bytes(value);
+    view.setInt32(offset, value === null ? -1 : bytes);
+    if (value !== null) type.write(into, value, offset + LENGTH_BYTES);
+    offset += LENGTH_BYTES + bytes;
+  }
 }
 
 function ofBytes<Value>(oid: number, bytes: number, write: BinaryType<Value>['write']): BinaryType<Value> {

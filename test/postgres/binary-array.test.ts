@@ -2,6 +2,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 
 import {
+  arrayOf,
   arrayPart,
   binaryArray,
   INET,
@@ -56,4 +57,8 @@ it('the parts of an array follow each other', async () => {
 
 it.each([[[]], [[null, null]]])('an array without any value is NULL: %j', async (values) => {
   expect(await read('integer', partOf(INT4, values))).toBeNull();
+});
+
+it.each([[[]], [[null, null]], [[7]], [[1, null, -2]]])('an array of one part is the same made whole: %j', (values) => {
+  expect(arrayOf(INT4, values, (value) => value)).toEqual(binaryArray([partOf<number>(INT4, values)]));
 });
