@@ -23,17 +23,21 @@ export function rateLimitFields(verdict: VerifyAnswer, nowEpochSeconds: number):
   const retryAfterSeconds = verdict.refusedBy?.retryAfterSeconds ?? null;
   if (retryAfterSeconds !== null) fields['retry-after'] = retryAfterSeconds;
 
-  const policies = policiesOf(verdict, nowEpochSeconds);
-  if (policies.length > 0) {
-    fields['ratelimit-policy'] = policies
-      .map(({ name, limit, windowSeconds }) => `"${name}";q=${limit}${parameter('w', windowSeconds)}`)
-      .join(', ');
-    fields['ratelimit'] = policies
-      .map(({ name, remaining, effectiveSeconds }) => `"${name}";r=${remaining}${parameter('t', effectiveSeconds)}`)
-      .join(', ');
-  }
   const refusing = refusingPolicy(verdict);
-  const shown = policies.find(({ name }) => name === refusing) ?? policies.find(({ name }) => name === 'key_minute');
+  let policies = '';
+  let states = '';
+  let shown: Policy | undefined;
+  for (const policy of policiesOf(verdict, nowEpochSeconds)) {
+    const { name, limit, remaining, windowSeconds, effectiveSeconds } = policy;
+    const separator = policies === '' ? '' : ', ';
+    policies += `${separator}"${name}";q=${limit}${parameter('w', windowSeconds)}`;
+    states += `${separator}"${name}";r=${remaining}${parameter('t', effectiveSeconds)}`;
+    if (name === refusing || (name === 'key_minute' && shown === undefined)) shown = policy;
+  }
+  if (policies !== '') {
+    fields['ratelimit-policy'] = policies;
+    fields['ratelimit'] = states;
+  }
   if (shown === undefined) return fields;
   fields['x-ratelimit-limit'] = shown.limit;
   fields['x-ratelimit-remaining'] = shown.remaining;
