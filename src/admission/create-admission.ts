@@ -7,14 +7,7 @@ import type { Argon2Verifiers } from '../identity/argon2-verifier.ts';
 import { fastVerifier, type Peppers } from '../identity/pepper.ts';
 import { isPostgresError, isUniqueViolation } from '../ledger/append.ts';
 import type { Database } from '../postgres/pool.ts';
-import {
-  AdmissionUnavailableError,
-  type Admission,
-  type CallerRefused,
-  type VerifyAnswer,
-  type VerifyCaller,
-  type VerifyRequest,
-} from './admission.ts';
+import { AdmissionUnavailableError, type Admission, type CallerRefused, type VerifyAnswer } from './admission.ts';
 import { ADDRESS_BLOCKING, admitBatch, type AddressBlocking, type AdmitRow, type Judged } from './admit-batch.ts';
 import { createTurns } from '../lib/turns.ts';
 import { repeatAnswer, toAnswer } from './answer.ts';
@@ -198,17 +191,18 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
   }
 
   /** From memory at first; where that turns out to be out of date, by what is read for this request alone, which no later change can overtake. */
-  async function decideOne(asked: Asked): Promise<Verdict> {
-    for (let tries = 1; tries <= MAX_TRIES; tries++) {
-      const again = tries > 1;
-      const inMemory = again ? undefined : facts.find(asked);
-      const outcome = await batcher.add(
-        inMemory === undefined
-          ? { asked, facts: await readFacts(asked), known: null, again }
-          : { asked, facts: inMemory, known: facts.known(), again },
-      );
-      if (outcome instanceof AdmissionUnavailableError) throw outcome;
-      if (outcome !== 'stale') return outcome;
+  function decideOne(asked: Asked): Promise<Verdict> {
+    const inMemory = facts.find(asked);
+    if (inMemory === undefined) return decideByReading(asked, 1);
+    return batcher
+      .add({ asked, facts: inMemory, known: facts.known(), again: false })
+      .then((outcome) => (outcome === 'stale' ? decideByReading(asked, 2) : verdictOf(outcome)));
+  }
+
+  async function decideByReading(asked: Asked, firstTry: number): Promise<Verdict> {
+    for (let tries = firstTry; tries <= MAX_TRIES; tries++) {
+      const outcome = await batcher.add({ asked, facts: await readFacts(asked), known: null, again: tries > 1 });
+      if (outcome !== 'stale') return verdictOf(outcome);
     }
     throw new AdmissionUnavailableError('What the key may do changes faster than it can be read; try again.', { retryAfterSeconds: 1 });
   }
@@ -236,43 +230,50 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
     }
   }
 
+  /** While servers are given another pepper one after the other, one of the others may have made a verifier with the old one once more. */
+  async function answerWithOwnPepper(asked: Asked, first: Verdict): Promise<VerifyAnswer | CallerRefused> {
+    let verdict = first;
+    for (let renewals = 1; verdict.decided.code === OTHER_PEPPER && verdict.lookupId !== null; renewals++) {
+      if (renewals > MAX_RENEWALS)
+        throw new AdmissionUnavailableError('Servers with different peppers are at work on this key; try again.', { retryAfterSeconds: 1 });
+      const renewed = await renewal.renew(asked, verdict.lookupId);
+      facts.forgetSecret(verdict.lookupId);
+      if (renewed === 'wrong-secret') return toAnswer({ ...verdict.decided, code: INVALID_KEY }, null, asked.request.requestId);
+      verdict = await decide(asked);
+    }
+    return answerTo(asked, verdict);
+  }
+
+  function answerTo({ request, foreignHash }: Asked, { decided, key, special }: Verdict): VerifyAnswer | CallerRefused {
+    if (foreignHash !== null && key !== null) adoption.consider(request.key, foreignHash, key);
+    switch (decided.code) {
+      case CALLER_UNAUTHENTICATED:
+        return { kind: 'unauthenticated' };
+      case CALLER_FORBIDDEN:
+        return { kind: 'forbidden' };
+      case REQUEST_ID_TAKEN:
+        return { kind: 'request-id-taken' };
+      default:
+        return special !== null && 'answer' in special
+          ? repeatAnswer(special.answer, BigInt(special.position), request.requestId)
+          : toAnswer(decided, key, request.requestId);
+    }
+  }
+
   return {
-    async verify(caller: VerifyCaller, request: VerifyRequest): Promise<VerifyAnswer | CallerRefused> {
+    // No async function from here down to the batch: each is two promises more, and two turns of the microtasks' queue.
+    verify(caller, request) {
       const parsed = parseKey(request.key);
-      const foreignHash = parsed === null ? foreignHashOf(request.key) : null;
       const asked: Asked = {
         caller,
         request,
         lookupId: parsed?.lookupId ?? null,
-        foreignHash,
+        foreignHash: parsed === null ? foreignHashOf(request.key) : null,
         mac: fastVerifier(peppers.current, request.key),
       };
-      let verdict = await decide(asked);
-      // While servers are given another pepper one after the other, one of the others may have made it with the old one once more.
-      for (let renewals = 1; verdict.decided.code === OTHER_PEPPER && verdict.lookupId !== null; renewals++) {
-        if (renewals > MAX_RENEWALS)
-          throw new AdmissionUnavailableError('Servers with different peppers are at work on this key; try again.', {
-            retryAfterSeconds: 1,
-          });
-        const renewed = await renewal.renew(asked, verdict.lookupId);
-        facts.forgetSecret(verdict.lookupId);
-        if (renewed === 'wrong-secret') return toAnswer({ ...verdict.decided, code: INVALID_KEY }, null, request.requestId);
-        verdict = await decide(asked);
-      }
-      const { decided, key, special } = verdict;
-      if (foreignHash !== null && key !== null) adoption.consider(request.key, foreignHash, key);
-      switch (decided.code) {
-        case CALLER_UNAUTHENTICATED:
-          return { kind: 'unauthenticated' };
-        case CALLER_FORBIDDEN:
-          return { kind: 'forbidden' };
-        case REQUEST_ID_TAKEN:
-          return { kind: 'request-id-taken' };
-        default:
-          return special !== null && 'answer' in special
-            ? repeatAnswer(special.answer, BigInt(special.position), request.requestId)
-            : toAnswer(decided, key, request.requestId);
-      }
+      return decide(asked).then((verdict) =>
+        verdict.decided.code === OTHER_PEPPER ? answerWithOwnPepper(asked, verdict) : answerTo(asked, verdict),
+      );
     },
     recordUsage: usage.record,
     preload: () => (preloading ??= preload()),
@@ -287,6 +288,11 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
     },
     gauges: { queued: () => batcher.queued(), inFlight: () => batcher.inFlight(), connected: () => connection.connected() },
   };
+}
+
+function verdictOf(outcome: Verdict | AdmissionUnavailableError): Verdict {
+  if (outcome instanceof AdmissionUnavailableError) throw outcome;
+  return outcome;
 }
 
 /** Turns the failure of a statement into that of each of its requests, so that it is none of any other statement's. */

@@ -4,10 +4,10 @@ import { verifyInputSchema } from '../admission/verify-input.ts';
 import { allows } from '../domain/actor.ts';
 import { ForbiddenError } from '../commands/authorization.ts';
 import { describeFaults } from '../commands/input.ts';
-import { accessTokenHash, looksLikeJwt } from '../identity/access-token.ts';
-import { bearerToken, type Authenticate } from '../identity/authenticate.ts';
+import type { Authenticate } from '../identity/authenticate.ts';
 import { answer, refuse, refuseError } from './answer.ts';
 import { authenticated } from './authenticated.ts';
+import { bearerCredential, type BearerCredential } from './bearer-credential.ts';
 import type { Exchange, Route } from './exchange.ts';
 import { bodyType, JSON_TYPE, REFUSED } from './media-type.ts';
 import { readBody } from './read-body.ts';
@@ -29,12 +29,10 @@ export function verifyRoute({
   readonly authenticate: Authenticate;
   readonly metrics: DataPlaneMetrics;
 }): Route {
-  function receive(exchange: Exchange, token: string, body: Buffer): void {
+  function receive(exchange: Exchange, credential: BearerCredential, body: Buffer): void {
     const request = parseQuestion(exchange, body);
     if (request === null) return;
-    const decided = looksLikeJwt(token)
-      ? verifyForActor(exchange, request)
-      : admission.verify({ kind: 'token', tokenHash: accessTokenHash(token) }, request);
+    const decided = credential.kind === 'jwt' ? verifyForActor(exchange, request) : admission.verify(credential, request);
     decided.then(
       (verdict) => {
         if (verdict !== null) tell(exchange, verdict);
@@ -74,12 +72,12 @@ export function verifyRoute({
     path: '/v1/verify',
     name: 'verify',
     handle(exchange) {
-      const token = bearerToken(exchange.request.headers.authorization);
-      if (token === undefined) return refuse(exchange, 'UNAUTHENTICATED');
+      const credential = bearerCredential(exchange.request);
+      if (credential === undefined) return refuse(exchange, 'UNAUTHENTICATED');
       if (bodyType(exchange, JSON_ONLY) === REFUSED) return;
       readBody(exchange, MAX_VERIFY_BODY_BYTES, (body) => {
         try {
-          receive(exchange, token, body);
+          receive(exchange, credential, body);
         } catch (error) {
           refuseError(exchange, error);
         }

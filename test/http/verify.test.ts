@@ -6,6 +6,7 @@ import { textMatching } from '../support/matching.ts';
 import { installTestClock, type TestClock } from '../support/test-clock.ts';
 import { openDataPlane, type Answer, type DataPlane } from './data-plane.ts';
 import { structuredList } from './forwarded-request.ts';
+import { openRawConnection } from './raw-connection.ts';
 
 let plane: DataPlane;
 let token: string;
@@ -333,6 +334,41 @@ describe('a caller', () => {
       await plane.ledger.tokens.create(other.owner, { organizationId: other.id, name: 'gateway', permissions: ['keys:verify'] }),
     ).secret?.reveal();
     expect((await verify({ key: secret }, stranger)).body).toMatchObject({ code: 'INVALID_KEY', key: null });
+  });
+
+  it('is told by each request, also where a proxy sends those of many on one connection', async () => {
+    const { secret: key } = await plane.ledger.newKey();
+    const other = await plane.ledger.newOrganization('Behind the same proxy');
+    const stranger =
+      done(
+        await plane.ledger.tokens.create(other.owner, { organizationId: other.id, name: 'gateway', permissions: ['keys:verify'] }),
+      ).secret?.reveal() ?? '';
+    const forbidden = await plane.newToken(['usage:write']);
+    const revoked = await plane.newToken(['keys:verify']);
+    const connection = await openRawConnection(plane.port);
+    const question = JSON.stringify({ key });
+    let read = 0;
+    async function ask(...authorization: readonly string[]): Promise<string> {
+      const fields = authorization.map((value) => `Authorization: ${value}\r\n`).join('');
+      connection.write(`POST /v1/verify HTTP/1.1\r\nHost: x\r\n${fields}Content-Length: ${question.length}\r\n\r\n${question}`);
+      const answer = () => connection.received().slice(read);
+      await expect.poll(answer).toMatch(/\r\n\r\n\{.*\}$/s);
+      const [, status] = /^HTTP\/1\.1 (\d+)/.exec(answer()) ?? [];
+      const [, code] = /"code":"(\w+)"/.exec(answer()) ?? [];
+      read = connection.received().length;
+      return `${status} ${code}`;
+    }
+
+    const asked = [];
+    for (const given of [token, token, stranger, token, forbidden.secret, revoked.secret, '', 'klat_unknown', token, stranger])
+      asked.push(await ask(...(given === '' ? [] : [`Bearer ${given}`])));
+    expect(asked.join(', ')).toBe(
+      '200 VALID, 200 VALID, 200 INVALID_KEY, 200 VALID, 403 FORBIDDEN, 200 VALID, 401 UNAUTHENTICATED, 401 UNAUTHENTICATED, 200 VALID, 200 INVALID_KEY',
+    );
+    expect(await ask(`Bearer ${revoked.secret}`)).toBe('200 VALID');
+    done(await plane.ledger.tokens.revoke(plane.ledger.owner, { id: revoked.tokenId }));
+    expect(await ask(`Bearer ${revoked.secret}`)).toBe('401 UNAUTHENTICATED');
+    connection.socket.destroy();
   });
 
   it('that reported usage under a request id before can not verify under it', async () => {

@@ -1,0 +1,31 @@
+import type { IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
+
+import { accessTokenHash, looksLikeJwt } from '../identity/access-token.ts';
+import { bearerToken } from '../identity/authenticate.ts';
+
+/** What a request's `Authorization: Bearer` header holds, in the form in which the data plane asks for it. */
+export type BearerCredential = { readonly kind: 'jwt' } | { readonly kind: 'token'; readonly tokenHash: string };
+
+/**
+ * The credential that came last on each connection, since a gateway sends the same with each request and to hash it anew is a fiftieth of a verification's work. Node keeps
+ * the header itself as long, with the connection's last request. Found by a Map, which compares hashes with a seed of this process before it compares texts: how long it takes tells nothing of a
+ * token that somebody else sent on a proxy's connection.
+ */
+const ofConnection = new WeakMap<Socket, Map<string, BearerCredential>>();
+
+/** Undefined where the header is missing or of another form. Says nothing of whether the credential is any good. */
+export function bearerCredential({ headers, socket }: IncomingMessage): BearerCredential | undefined {
+  const { authorization } = headers;
+  if (authorization === undefined) return undefined;
+  let known = ofConnection.get(socket);
+  const before = known?.get(authorization);
+  if (before !== undefined) return before;
+  const token = bearerToken(authorization);
+  if (token === undefined) return undefined;
+  const credential: BearerCredential = looksLikeJwt(token) ? { kind: 'jwt' } : { kind: 'token', tokenHash: accessTokenHash(token) };
+  if (known === undefined) ofConnection.set(socket, (known = new Map<string, BearerCredential>()));
+  known.clear();
+  known.set(authorization, credential);
+  return credential;
+}
