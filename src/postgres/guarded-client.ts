@@ -1,5 +1,6 @@
 import pg from 'pg';
 
+import { DescribedQuery } from './described-query.ts';
 import { asPrepared } from './prepared.ts';
 
 /** Thrown in place of an answer that must not be believed: the connection was in another transaction state than its user thought. */
@@ -9,7 +10,7 @@ export class TransactionStateError extends Error {
 
 type TransactionStatus = ReturnType<pg.Client['getTransactionStatus']>;
 type Callback = (error: Error | null | undefined, result?: pg.QueryResult) => void;
-type PlainQuery = (config: string | pg.QueryConfig, values: unknown, callback: Callback) => void;
+type PlainQuery = (config: string | pg.QueryConfig | pg.Submittable, values?: unknown, callback?: Callback) => void;
 
 /**
  * A client that gives itself up as soon as nobody can know any more what its backend is doing.
@@ -41,11 +42,13 @@ export class GuardedClient extends pg.Client {
       const answer = typeof values === 'function' ? (values as Callback) : callback;
       const sent = (typeof config === 'string' ? asPrepared(config, given) : undefined) ?? config;
       const parameters = sent === config ? given : undefined;
-      if (answer !== undefined) return plainQuery(sent, parameters, this.#guard(config, answer));
+      const send = (callback: Callback): void => {
+        if (parameters === undefined && isPrepared(sent)) plainQuery(new DescribedQuery(sent, callback));
+        else plainQuery(sent, parameters, callback);
+      };
+      if (answer !== undefined) return send(this.#guard(config, answer));
       return new Promise<pg.QueryResult | undefined>((resolve, reject) => {
-        plainQuery(
-          sent,
-          parameters,
+        send(
           this.#guard(config, (error, result) => {
             if (!error) return resolve(result);
             // So that the stack leads to the caller and not to the socket's reader.
@@ -95,6 +98,11 @@ export class GuardedClient extends pg.Client {
     // At once, not when it comes back to the pool: what the borrower still sends is refused, and the pool sees a client that is ending.
     void this.end();
   }
+}
+
+/** With a name, a text and values alone. */
+function isPrepared(sent: string | pg.QueryConfig): sent is pg.QueryConfig & { readonly name: string } {
+  return typeof sent === 'object' && sent.name !== undefined && !('rowMode' in sent || 'queryMode' in sent || 'rows' in sent);
 }
 
 /**
