@@ -10,6 +10,7 @@ import {
   unusualActivity,
   type ActivityEvidence,
 } from '../domain/unusual-activity.ts';
+import { groupDigits } from '../lib/group-digits.ts';
 import { GRAINS } from '../projections/usage-period.ts';
 import type { Tables } from '../postgres/tables.ts';
 import { loadRules } from './load-rules.ts';
@@ -144,7 +145,7 @@ function findingsOf(key: KeyRow, rules: readonly AlertRule[], evidence: Activity
   if (unusual === null) return [];
   const { direction, requests, expected } = unusual;
   const day = hour.toISOString().slice(0, 10);
-  const counted = `${requests.toLocaleString('en-US')} requests in the hour from ${hour.toISOString()}, where ${expected.toLocaleString('en-US')} are usual`;
+  const counted = `${groupDigits(requests)} requests in the hour from ${hour.toISOString()}, where ${groupDigits(expected)} are usual`;
   return rules.map(({ ruleId }) => ({
     organizationId: key.organization_id,
     ruleId,

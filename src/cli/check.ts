@@ -1,7 +1,8 @@
 import { check } from '../audit/check.ts';
 import { EXIT, parseArguments, type CliCommand } from './command.ts';
 import { openLedger } from './open-ledger.ts';
-import { createProgressLine, grouped } from './progress.ts';
+import { groupDigits } from '../lib/group-digits.ts';
+import { createProgressLine } from './progress.ts';
 
 export const checkCommand: CliCommand = {
   name: 'check',
@@ -21,7 +22,7 @@ in the log itself, or a verifier that was exchanged, is a matter for an auditor.
     try {
       const report = await check(ledger.database, {
         signal: io.signal,
-        onProgress: ({ step, done, total }) => progress.show(`${step}: ${grouped(done)} of ${grouped(total)}`),
+        onProgress: ({ step, done, total }) => progress.show(`${step}: ${groupDigits(done)} of ${groupDigits(total)}`),
         onFinding: (finding) => {
           progress.end();
           if (values.json === true) io.out(JSON.stringify(finding));
@@ -31,7 +32,7 @@ in the log itself, or a verifier that was exchanged, is a matter for an auditor.
       progress.end();
       if (values.json === true)
         io.out(JSON.stringify({ head: String(report.head), findings: report.findings, interrupted: report.interrupted }));
-      else if (report.findings > 0) io.out(`${grouped(report.findings)} found, in the log up to position ${report.head}.`);
+      else if (report.findings > 0) io.out(`${groupDigits(report.findings)} found, in the log up to position ${report.head}.`);
       else if (!report.interrupted) io.out(`Nothing found: all is as the log says, up to position ${report.head}.`);
       if (report.interrupted) io.err('Interrupted before everything was compared. A check begins anew each time: run it again.');
       return report.findings > 0 || report.interrupted ? EXIT.failed : EXIT.done;

@@ -6,7 +6,8 @@ import { EXIT, parseArguments, type CliCommand, type CliIo } from './command.ts'
 import { findOrganization } from './find-organization.ts';
 import { importEntries } from './import-entries.ts';
 import { openLedger } from './open-ledger.ts';
-import { createProgressLine, grouped } from './progress.ts';
+import { groupDigits } from '../lib/group-digits.ts';
+import { createProgressLine } from './progress.ts';
 import { parseEntries } from './parse-entries.ts';
 
 export const importCommand: CliCommand = {
@@ -48,7 +49,7 @@ on where it stopped. No limit on key operations holds here. Exit code 0: all key
         onFault: ({ line, message }) =>
           values.json === true ? io.out(JSON.stringify({ line, message })) : io.err(`line ${line}: ${message}`),
         onRename: ({ line, name }) => (values.json === true ? undefined : io.out(`line ${line}: named ${JSON.stringify(name)}`)),
-        onProgress: (done) => progress.show(`${grouped(done)} of ${grouped(entries.length)} keys`),
+        onProgress: (done) => progress.show(`${groupDigits(done)} of ${groupDigits(entries.length)} keys`),
       });
       progress.end();
       return summary(outcome, entries.length, io, values.json === true);
@@ -66,7 +67,9 @@ function summary(outcome: Outcome, total: number, io: CliIo, json: boolean): num
   else {
     if (stopped !== null) io.err(`Stopped: ${stopped}.`);
     if (interrupted) io.err('Interrupted. Run the same command again: it goes on where it stopped.');
-    io.out(`${grouped(imported)} imported, ${grouped(already)} were there already, ${grouped(failed)} at fault, of ${grouped(total)}.`);
+    io.out(
+      `${groupDigits(imported)} imported, ${groupDigits(already)} were there already, ${groupDigits(failed)} at fault, of ${groupDigits(total)}.`,
+    );
   }
   return failed === 0 && !interrupted && stopped === null ? EXIT.done : EXIT.failed;
 }

@@ -30,11 +30,6 @@ export function createProgressLine(io: CliIo): ProgressLine {
   };
 }
 
-/** `1,234,567`. */
-export function grouped(count: number | bigint): string {
-  return count.toLocaleString('en-US');
-}
-
 /** `2 h 5 min`, `3 min 20 s`, `4 s`. */
 export function duration(ms: number): string {
   const seconds = Math.max(0, Math.round(ms / 1000));

@@ -7,7 +7,8 @@ import { repairWindows } from '../projections/window-repair.ts';
 import { USAGE_PROJECTION } from '../projections/usage-fold.ts';
 import { EXIT, parseArguments, UsageError, type CliCommand, type CliIo } from './command.ts';
 import { openLedger } from './open-ledger.ts';
-import { createProgressLine, duration, grouped } from './progress.ts';
+import { groupDigits } from '../lib/group-digits.ts';
+import { createProgressLine, duration } from './progress.ts';
 
 const STATE: Readonly<Record<string, StreamKind>> = {
   organizations: 'organization',
@@ -66,16 +67,16 @@ async function rebuildState(database: Database, kinds: readonly StreamKind[], io
   const outcome = await repairState(database, {
     kinds,
     signal: io.signal,
-    onProgress: ({ kind, streams }) => progress.show(`${kind}: ${grouped(streams)} compared`),
+    onProgress: ({ kind, streams }) => progress.show(`${kind}: ${groupDigits(streams)} compared`),
   });
   progress.end();
   for (const row of outcome.repaired) io.out(`written anew  ${row}`);
   for (const reason of outcome.left) io.err(`not mended: ${reason}`);
   if (outcome.interrupted) {
-    io.err(`Interrupted after ${grouped(outcome.streams)} were compared. Run the same command again: what is mended stays mended.`);
+    io.err(`Interrupted after ${groupDigits(outcome.streams)} were compared. Run the same command again: what is mended stays mended.`);
     return EXIT.failed;
   }
-  io.out(`State: ${grouped(outcome.streams)} histories folded, ${grouped(outcome.repaired.length)} rows written anew.`);
+  io.out(`State: ${groupDigits(outcome.streams)} histories folded, ${groupDigits(outcome.repaired.length)} rows written anew.`);
   return outcome.left.length === 0 ? EXIT.done : EXIT.failed;
 }
 
@@ -83,24 +84,24 @@ async function rebuildWindows(database: Database, io: CliIo): Promise<number> {
   const progress = createProgressLine(io);
   const outcome = await repairWindows(database, {
     signal: io.signal,
-    onProgress: ({ compared, keys }) => progress.show(`windows: ${grouped(compared)} of ${grouped(keys)} keys compared`),
+    onProgress: ({ compared, keys }) => progress.show(`windows: ${groupDigits(compared)} of ${groupDigits(keys)} keys compared`),
   });
   progress.end();
   if (outcome.interrupted) {
-    io.err(`Interrupted after ${grouped(outcome.compared)} keys. Run the same command again: what is mended stays mended.`);
+    io.err(`Interrupted after ${groupDigits(outcome.compared)} keys. Run the same command again: what is mended stays mended.`);
     return EXIT.failed;
   }
-  io.out(`Windows: ${grouped(outcome.compared)} keys compared, ${grouped(outcome.repaired)} counted anew.`);
+  io.out(`Windows: ${groupDigits(outcome.compared)} keys compared, ${groupDigits(outcome.repaired)} counted anew.`);
   return EXIT.done;
 }
 
 async function rebuildBalances(database: Database, io: CliIo): Promise<number> {
   const outcome = await repairBalances(database, { signal: io.signal });
   if (outcome.interrupted) {
-    io.err(`Interrupted after ${grouped(outcome.compared)} balances. Run the same command again: what is mended stays mended.`);
+    io.err(`Interrupted after ${groupDigits(outcome.compared)} balances. Run the same command again: what is mended stays mended.`);
     return EXIT.failed;
   }
-  io.out(`Balances: ${grouped(outcome.compared)} compared, ${grouped(outcome.repaired)} added up anew.`);
+  io.out(`Balances: ${groupDigits(outcome.compared)} compared, ${groupDigits(outcome.repaired)} added up anew.`);
   return EXIT.done;
 }
 
@@ -110,8 +111,8 @@ async function rebuildUsage(database: Database, io: CliIo): Promise<number> {
     signal: io.signal,
     onProgress: ({ position, head, eventsPerSecond, remainingMs }) => {
       const speed =
-        eventsPerSecond === null || remainingMs === null ? '' : `, ${grouped(eventsPerSecond)} events/s, ${duration(remainingMs)} left`;
-      progress.show(`usage: ${grouped(position)} of ${grouped(head)}${speed}`);
+        eventsPerSecond === null || remainingMs === null ? '' : `, ${groupDigits(eventsPerSecond)} events/s, ${duration(remainingMs)} left`;
+      progress.show(`usage: ${groupDigits(position)} of ${groupDigits(head)}${speed}`);
     },
   });
   progress.end();

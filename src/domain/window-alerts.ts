@@ -1,4 +1,5 @@
 import { watches, watchesOrganization, type AlertRule } from './alert-rule.ts';
+import { groupDigits } from '../lib/group-digits.ts';
 import type { AlertFinding } from './alert.ts';
 import type { AlertKind, AlertSeverity } from './alert-schemas.ts';
 
@@ -113,11 +114,7 @@ function severityOf(kind: AlertKind, percent: number): AlertSeverity {
 }
 
 function counted({ used, limit }: Use): string {
-  return `${grouped(used)} of ${grouped(limit)}`;
-}
-
-function grouped(count: bigint): string {
-  return count.toLocaleString('en-US');
+  return `${groupDigits(used)} of ${groupDigits(limit)}`;
 }
 
 function texts({ used, limit }: Use) {

@@ -39,17 +39,17 @@ export function addAlertStream(builder: Builder, types: TypeRefs): void {
   );
 }
 
-async function* alertsOf(
+async function alertsOf(
   context: GraphqlContext,
   entries: readonly LedgerEntry[],
   shared: SharedReads<readonly (AlertRow | null)[]>,
-): AsyncGenerator<Raised, void, undefined> {
+): Promise<readonly Raised[]> {
   const ids = entries.map(({ stream }) => stream.slice('alert:'.length));
   const actor = actorOf(context);
   // All followers of an organization are woken by the same alert.
   const alerts = await shared(`${sightOf(actor)}/${ids.join()}`, () => loadAlerts(context.deps.database.kysely, actor, ids));
-  for (const [index, alert] of alerts.entries()) {
-    const position = entries[index]?.position;
-    if (alert !== null && position !== undefined) yield { position, alert, shareBy: alert };
-  }
+  return entries.flatMap(({ position }, index) => {
+    const alert = alerts[index];
+    return alert == null ? [] : [{ position, alert, shareBy: alert }];
+  });
 }

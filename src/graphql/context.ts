@@ -1,4 +1,5 @@
 import DataLoader from 'dataloader';
+import type { ExecutionResult } from 'graphql';
 
 import type { Actor } from '../domain/actor.ts';
 import type { KeyWindows } from '../admission/read-windows.ts';
@@ -14,6 +15,9 @@ import type { WrittenLists } from './written-lists.ts';
 /** Ends what a caller follows: revoked, expired, disconnected, or the server stops. A GraphQLError as the reason is told to the caller. */
 export type Session = { readonly signal: AbortSignal; release(): void };
 
+/** Sends a result of a subscription; false where its reader has yet to take what was sent before, and then it is to be given to who asks for the next result. */
+export type PushResult = (result: ExecutionResult) => boolean;
+
 /** What every resolver gets. Loaders and the caches of scopes live as long as it does, so each event of a subscription is resolved with a fresh one. */
 export type GraphqlContext = {
   readonly deps: GraphqlDependencies;
@@ -26,6 +30,8 @@ export type GraphqlContext = {
   readonly session: Session | null;
   /** Fires when the caller is gone. */
   readonly disconnected: AbortSignal | undefined;
+  /** Of a subscription whose transport takes results without being asked. */
+  readonly push: PushResult | null;
   /** Where the answer is written as text here; null where a transport does that. */
   readonly writtenLists: WrittenLists | null;
 } & Loaders;
@@ -40,6 +46,7 @@ type Loaders = {
 
 export type Caller = Pick<GraphqlContext, 'deps' | 'limits' | 'actor' | 'authorization' | 'session' | 'disconnected'> & {
   readonly unchecked?: UncheckedToken | null;
+  readonly push?: PushResult | null;
   readonly writtenLists?: WrittenLists | null;
 };
 
@@ -47,7 +54,7 @@ const NO_WINDOWS: KeyWindows = { quotas: [], limits: [] };
 
 /** A context with empty caches. Loaders are made when they are first asked for: most operations need none. */
 export function createContext(caller: Caller): GraphqlContext {
-  const { deps, limits, actor, authorization, session, disconnected, unchecked = null, writtenLists = null } = caller;
+  const { deps, limits, actor, authorization, session, disconnected, unchecked = null, push = null, writtenLists = null } = caller;
   const loaders: { -readonly [Name in keyof Loaders]?: Loaders[Name] } = {};
   return {
     deps,
@@ -57,6 +64,7 @@ export function createContext(caller: Caller): GraphqlContext {
     authorization,
     session,
     disconnected,
+    push,
     writtenLists,
     get lastUsed() {
       return (loaders.lastUsed ??= new DataLoader(async (numbers) => {

@@ -46,20 +46,20 @@ export function addKeyStreams(builder: Builder, enums: Enums, types: TypeRefs): 
   );
 }
 
-async function* changesOf(
+async function changesOf(
   context: GraphqlContext,
   entries: readonly LedgerEntry[],
   shared: SharedReads<readonly (KeyRow | null)[]>,
-): AsyncGenerator<KeyChange, void, undefined> {
+): Promise<readonly KeyChange[]> {
   const ids = [...new Set(entries.map(keyIdOf))];
   const actor = actorOf(context);
   // All followers of an organization are woken by the same change.
   const found = await shared(`${sightOf(actor)}/${ids.join()}`, () => loadKeys(context.deps.database.kysely, actor, ids));
   const keys = new Map(found.flatMap((key) => (key === null ? [] : [[key.id, key] as const])));
-  for (const entry of entries) {
+  return entries.flatMap((entry) => {
     const key = keys.get(keyIdOf(entry));
-    if (key !== undefined) yield { position: entry.position, type: entry.type, key, shareBy: key };
-  }
+    return key === undefined ? [] : [{ position: entry.position, type: entry.type, key, shareBy: key }];
+  });
 }
 
 function keyIdOf({ stream }: LedgerEntry): string {

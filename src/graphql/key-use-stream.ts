@@ -1,6 +1,8 @@
 import { sql } from 'kysely';
 
-import type { KeyUse, UseFilter, UseFollower } from '../ledger/use-followers.ts';
+import { createPacedUses } from '../ledger/paced-uses.ts';
+import type { KeyUse, TakeUse, UseFilter } from '../ledger/use-followers.ts';
+import { iterablePolled, type PolledIterable } from '../lib/polled.ts';
 import { shareReads, type SharedReads } from '../lib/share-reads.ts';
 import type { Builder } from './builder.ts';
 import { badUserInput, topLevelError } from './client-error.ts';
@@ -55,8 +57,12 @@ export function addKeyUseStream(builder: Builder, types: TypeRefs): void {
         const filter: UseFilter =
           named === null ? { organization: await numberOf(context, own) } : { keys: named.map(({ number }) => number) };
         const ids: KeyIds = new Map(named?.map(({ number, id }) => [number, id]));
-        const follower = await context.deps.keyUses.follow(filter);
-        return tellUses(follower, ids, (numbers) => learnIds(context, ids, numbers, shared), context.session?.signal);
+        return tellUses({
+          ids,
+          follow: (take) => context.deps.keyUses.follow(filter, take),
+          learn: (numbers) => learnIds(context, ids, numbers, shared),
+          signal: context.session?.signal,
+        });
       },
       resolve: (event: ToldUse) => event,
     }),
@@ -106,96 +112,88 @@ async function learnIds(
   numbers.forEach((number, index) => ids.set(number, keys[index]?.id ?? null));
 }
 
-/**
- * At most one update a key and second, with the count since the last. The first use is told at once, what follows within the second together at its end. Nothing is
- * taken from the follower before the reader asks for it, so what is pending is bounded by the number of keys.
- *
- * By hand and not as a generator: there are thousands of them, most of what they do is to wait, and `return()` has to end that wait at once.
- */
-function tellUses(
-  follower: UseFollower,
-  ids: KeyIds,
-  learn: (numbers: readonly number[]) => Promise<void>,
-  signal: AbortSignal | undefined,
-): AsyncGenerator<ToldUse, void, undefined> {
-  /** When each key was told last, the oldest first. */
-  const toldAtMs = new Map<number, number>();
-  /** Keys whose time has come. */
-  let due: number[] = [];
+type TellingUses = {
+  readonly ids: KeyIds;
+  readonly follow: (take: TakeUse) => Promise<() => void>;
+  readonly learn: (numbers: readonly number[]) => Promise<void>;
+  readonly signal: AbortSignal | undefined;
+};
+
+/** At most one update a key and second, with the count since the last. Nothing is taken from what waits before the reader asks for it. */
+async function tellUses({ ids, follow, learn, signal }: TellingUses): Promise<PolledIterable<ToldUse>> {
+  const paced = createPacedUses(SECOND_MS);
+  /** Taken, of keys whose ids are unknown yet. */
+  let unknown: KeyUse[] = [];
+  let learned: readonly KeyUse[] = [];
+  let learning = false;
   let ended = false;
+  let failure: { readonly error: unknown } | null = null;
+  let again: (() => void) | null = null;
+  let timer: NodeJS.Timeout | undefined;
+
+  function goOn(): void {
+    clearTimeout(timer);
+    const ask = again;
+    again = null;
+    ask?.();
+  }
 
   function end(): void {
     if (ended) return;
     ended = true;
     signal?.removeEventListener('abort', end);
-    follower.leave();
+    leave();
+    goOn();
   }
 
-  function nextDue(): ToldUse | null {
-    for (let key = due.pop(); key !== undefined; key = due.pop()) {
-      const use = follower.pending.get(key);
-      const keyId = ids.get(key);
-      if (use === undefined) continue;
-      follower.pending.delete(key);
-      if (keyId === null || keyId === undefined) continue; // learned before it became due
-      toldAtMs.delete(key);
-      toldAtMs.set(key, performance.now());
-      return toTold(use, keyId);
+  function startLearning(): void {
+    const uses = unknown;
+    unknown = [];
+    learning = true;
+    learn([...new Set(uses.map(({ key }) => key))])
+      .then(
+        () => void (learned = uses),
+        (error: unknown) => void (failure = { error }),
+      )
+      .finally(() => {
+        learning = false;
+        goOn();
+      });
+  }
+
+  function nextKnown(): ToldUse | null {
+    const nowMs = performance.now();
+    for (;;) {
+      const [first] = learned;
+      if (first !== undefined) learned = learned.slice(1);
+      const use = first ?? paced.take(nowMs);
+      if (use === null) return null;
+      const keyId = ids.get(use.key);
+      if (keyId === undefined) unknown.push(use);
+      else if (keyId !== null) return toTold(use, keyId);
     }
+  }
+
+  function poll(ask: () => void): ToldUse | null | undefined {
+    if (failure !== null) throw failure.error;
+    if (ended) return undefined;
+    const use = nextKnown();
+    if (use !== null) return use;
+    if (unknown.length > 0 && !learning) startLearning();
+    again = ask;
+    clearTimeout(timer);
+    const waitMs = paced.soonestMs(performance.now());
+    if (waitMs !== null) timer = setTimeout(goOn, waitMs);
     return null;
   }
 
-  /** Looks for keys whose time has come; where there are none, says in how many milliseconds there may be, null where that takes a use. */
-  function findDue(): number | null {
-    const nowMs = performance.now();
-    let soonestMs: number | null = null;
-    for (const [key, atMs] of toldAtMs) {
-      if (atMs + SECOND_MS <= nowMs) toldAtMs.delete(key);
-      else if (follower.pending.has(key)) {
-        soonestMs = atMs + SECOND_MS - nowMs;
-        break;
-      }
-    }
-    due = [];
-    for (const key of follower.pending.keys()) if (!toldAtMs.has(key)) due.push(key);
-    due.reverse();
-    return soonestMs;
-  }
-
-  async function next(): Promise<IteratorResult<ToldUse, void>> {
-    while (!ended) {
-      const use = nextDue();
-      if (use !== null) return { done: false, value: use };
-      const waitMs = findDue();
-      if (due.length === 0) {
-        await follower.wait(waitMs);
-        continue;
-      }
-      const unknown = due.filter((key) => !ids.has(key));
-      if (unknown.length > 0) await learn(unknown);
-    }
-    return { done: true, value: undefined };
-  }
-
+  const leave = await follow((use) => {
+    paced.add(use);
+    goOn();
+  });
   if (signal?.aborted === true) end();
   else signal?.addEventListener('abort', end, { once: true });
-  return {
-    next,
-    async return() {
-      end();
-      return { done: true, value: undefined };
-    },
-    async throw(error) {
-      end();
-      throw error;
-    },
-    [Symbol.asyncIterator]() {
-      return this;
-    },
-    async [Symbol.asyncDispose]() {
-      end();
-    },
-  };
+  return iterablePolled({ poll, end });
 }
 
 function toTold(use: KeyUse, keyId: string): ToldUse {

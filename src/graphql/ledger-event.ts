@@ -51,9 +51,7 @@ export function addLedgerEvent(builder: Builder, enums: Enums, types: TypeRefs) 
       },
       subscribe: (_root, { organizationId, after, filter: wanted }, context) => {
         const logFilter = { organizationId: ownOrganization(context, organizationId), ...logFilterOf(wanted) };
-        return followLog(context, { after: after ?? 'now', filter: logFilter }, async function* (entries) {
-          yield* entries;
-        });
+        return followLog(context, { after: after ?? 'now', filter: logFilter }, (entries) => entries);
       },
       resolve: (entry: LedgerEntry) => entry,
     }),

@@ -8,10 +8,12 @@ import {
 } from 'graphql';
 import type { Logger } from 'pino';
 
-import { takeTurns, type TakeTurn } from '../lib/take-turns.ts';
+import type { PolledIterable } from '../lib/polled.ts';
+import { takeTurns } from '../lib/take-turns.ts';
 import { toClientError, unauthenticated } from './client-error.ts';
 import { createContext, type GraphqlContext, type Session } from './context.ts';
 import { directUpdate } from './direct-update.ts';
+import { resultsOf, type NextResult } from './results-of.ts';
 import type { Sessions } from './sessions.ts';
 import { createShareResults } from './share-results.ts';
 
@@ -41,20 +43,20 @@ export function createSubscribe(sessions: Sessions, logger: Logger): { readonly 
       if (!('schema' in validated)) return failed(opened, validated, logger);
       const source = await createSourceEventStream(validated);
       if (!(Symbol.asyncIterator in source)) return failed(opened, source.errors ?? [], logger);
-      const updates = source[Symbol.asyncIterator]() as AsyncGenerator<unknown, void, undefined>;
+      const updates = source as PolledIterable<object>; // all of our subscriptions' are
       open++;
       const { document, operationName, variableValues: variables } = args;
       const key = share.keyOf({ document, operationName, variables, actor: caller.actor });
-      let direct = directUpdate(args.schema, document, operationName, caller.limits);
-      const execute = (update: unknown): ReturnType<typeof executeSubscriptionEvent> => {
-        const result = direct?.(update, context) ?? null;
-        if (result !== null) return result;
-        direct = null;
-        return share.execute(update, key, () =>
-          executeSubscriptionEvent({ ...validated, rootValue: update, contextValue: createContext(context) }),
-        );
-      };
-      return deliver(updates, { execute, session, disconnected: caller.disconnected, takeTurn, logger }, () => {
+      const nextResult = resultsOf(updates, {
+        direct: directUpdate(args.schema, document, operationName, caller.limits),
+        context,
+        takeTurn,
+        execute: (update) =>
+          share.execute(update, key, () =>
+            executeSubscriptionEvent({ ...validated, rootValue: update, contextValue: createContext(context) }),
+          ),
+      });
+      return deliver({ nextResult, end: () => updates.end() }, { session, disconnected: caller.disconnected, logger }, () => {
         open--;
         opened?.release();
       });
@@ -66,22 +68,13 @@ export function createSubscribe(sessions: Sessions, logger: Logger): { readonly 
   return { subscribe, open: () => open };
 }
 
-type Delivery = {
-  /** Resolves an update in a context of its own. */
-  readonly execute: (update: unknown) => ReturnType<typeof executeSubscriptionEvent>;
-  readonly session: Session | null;
-  readonly disconnected: AbortSignal | undefined;
-  readonly takeTurn: TakeTurn;
-  readonly logger: Logger;
-};
+type Results = { readonly nextResult: NextResult; readonly end: () => void };
+type Delivery = { readonly session: Session | null; readonly disconnected: AbortSignal | undefined; readonly logger: Logger };
 
-/**
- * The results of a subscription, one for each update that is pulled from its source. By hand and not as a generator: there are thousands of them, and what each
- * update costs is paid as often as the keys of this server are used. `onEnd` is called once, whoever ends it: the source, its reader, or a disconnection.
- */
+/** The results of a subscription, for a transport that asks for them one after the other. `onEnd` is called once, whoever ends it: the source, its reader, or a disconnection. */
 function deliver(
-  updates: AsyncGenerator<unknown, void, undefined>,
-  { execute, session, disconnected, takeTurn, logger }: Delivery,
+  { nextResult, end: endSource }: Results,
+  { session, disconnected, logger }: Delivery,
   onEnd: () => void,
 ): AsyncGenerator<ExecutionResult, void, undefined> {
   const DONE = { done: true, value: undefined } as const;
@@ -92,7 +85,7 @@ function deliver(
     ended = true;
     disconnected?.removeEventListener('abort', end);
     onEnd();
-    updates.return().catch((error: unknown) => toClientError(error, logger));
+    endSource();
   }
 
   function last(...errors: readonly GraphQLError[]): IteratorResult<ExecutionResult, void> {
@@ -103,19 +96,14 @@ function deliver(
   async function next(): Promise<IteratorResult<ExecutionResult, void>> {
     if (ended) return DONE;
     try {
-      const update = await updates.next();
+      const result = await nextResult();
       if (ended) return DONE;
-      if (update.done === true) {
+      if (result === null) {
         const reason: unknown = session?.signal.reason;
         if (session?.signal.aborted === true && reason instanceof GraphQLError) return last(reason);
         end();
         return DONE;
       }
-      const turn = takeTurn();
-      if (turn !== undefined) await turn;
-      if (ended) return DONE;
-      const result = await execute(update.value);
-      if (ended) return DONE;
       const value =
         result.errors === undefined ? result : { ...result, errors: result.errors.map((error) => toClientError(error, logger)) };
       return { done: false, value };

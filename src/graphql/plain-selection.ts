@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import {
   isLeafType,
   isListType,
@@ -30,7 +31,7 @@ type Complete = (value: unknown, context: GraphqlContext) => unknown;
 const NO_ARGUMENTS = {};
 const NO_INFO = Object.freeze({}) as GraphQLResolveInfo;
 
-/** Null for a selection with anything in it but fields without arguments, each asked for once, of object types: fragments, directives, unions. */
+/** Null for a selection with anything in it but fields without arguments, each asked for once, of object types: fragments, directives, unions, and what always comes as a promise. */
 export function plainSelection(type: GraphQLObjectType, { selections }: SelectionSetNode): PlainSelection | null {
   const taken = new Map<string, Field>();
   let fields = 0;
@@ -74,6 +75,7 @@ function fieldOf(type: GraphQLObjectType, node: FieldNode, name: string, nested:
   const definition = type.getFields()[node.name.value];
   if (definition === undefined || definition.args.length > 0) return null;
   const resolve = definition.resolve ?? propertyNamed(definition.name);
+  if (types.isAsyncFunction(resolve)) return null;
   const complete = completion(definition.type, node.selectionSet, nested);
   if (complete === null) return null;
   return { name, take: (source, context) => complete(resolve(source, NO_ARGUMENTS, context, NO_INFO), context) };

@@ -10,7 +10,7 @@ const SHARED_MS = 1000;
 export type SharedUpdate = { readonly shareBy: object; readonly position: bigint };
 
 type Result = ExecutionResult | Promise<ExecutionResult>;
-type Shared = { readonly result: Result; readonly untilMs: number };
+type Shared = { result: Result; readonly untilMs: number };
 
 /** Who asks for what: two whose keys are equal get equal results for the same update. */
 export type ResultKey = string;
@@ -55,10 +55,14 @@ export function createShareResults(): ShareResults {
       const found = known.get(name);
       if (found !== undefined && found.untilMs > nowMs) return found.result;
       const result = run();
-      known.set(name, { result, untilMs: nowMs + SHARED_MS });
+      const shared: Shared = { result, untilMs: nowMs + SHARED_MS };
+      known.set(name, shared);
       // A failure is told to those who asked with it, and not to who comes later.
       Promise.resolve(result).then(
-        ({ errors }) => errors !== undefined && known.delete(name),
+        (settled) => {
+          shared.result = settled;
+          if (settled.errors !== undefined) known.delete(name);
+        },
         () => known.delete(name),
       );
       return result;

@@ -13,7 +13,7 @@ import { CloseCode, handleProtocols, makeServer, type Context } from 'graphql-ws
 import { WebSocketServer, type WebSocket } from 'ws';
 
 import { badUserInput, serviceUnavailable, toClientError, topLevelError } from './client-error.ts';
-import { createContext, type Session } from './context.ts';
+import { createContext, type PushResult, type Session } from './context.ts';
 import type { GraphqlDependencies } from './dependencies.ts';
 import { isAllowedOrigin } from './http-adapter.ts';
 import type { GraphqlLimits } from './limits.ts';
@@ -33,6 +33,7 @@ type Extra = {
   caller: { readonly actor: Actor | null; readonly authorization: string | undefined; readonly session: Session | null } | null;
   readonly gone: AbortController;
   readonly socket: WebSocket;
+  readonly push: (id: string) => PushResult;
 };
 type Parts = {
   readonly deps: GraphqlDependencies;
@@ -58,8 +59,8 @@ export function createWebSocketAdapter({ deps, limits, schema, reader, subscribe
     schema,
     connectionInitWaitTimeout: limits.connectionInitMs,
     onConnect: async (context) => connect(context),
-    onSubscribe: (context, _id, { query, operationName, variables }) =>
-      prepare(context, query, operationName ?? undefined, variables ?? undefined),
+    onSubscribe: (context, id, { query, operationName, variables }) =>
+      prepare(context, id, query, operationName ?? undefined, variables ?? undefined),
     execute: (args) => execute(args),
     subscribe: (args) => subscribe(args),
     onNext: (_context, _id, _payload, _args, result) => formatted(result as ExecutionResult),
@@ -96,6 +97,7 @@ export function createWebSocketAdapter({ deps, limits, schema, reader, subscribe
   /** Errors are returned, not thrown: a document that can't be read is the affair of one operation, not of the socket. */
   async function prepare(
     { extra, subscriptions }: Context<Record<string, unknown>, Extra>,
+    id: string,
     query: string,
     operationName: string | undefined,
     variableValues: Record<string, unknown> | undefined,
@@ -117,7 +119,14 @@ export function createWebSocketAdapter({ deps, limits, schema, reader, subscribe
         extra.socket.close(CloseCode.Forbidden, 'Forbidden');
         return [topLevelError('FORBIDDEN', 'Your credentials no longer hold.')];
       }
-      const contextValue = createContext({ deps, limits, ...caller, actor: still.actor, disconnected: extra.gone.signal });
+      const contextValue = createContext({
+        deps,
+        limits,
+        ...caller,
+        actor: still.actor,
+        disconnected: extra.gone.signal,
+        push: extra.push(id),
+      });
       return {
         schema,
         document,
@@ -143,8 +152,8 @@ export function createWebSocketAdapter({ deps, limits, schema, reader, subscribe
     return { ...rest, extensions: told };
   }
 
-  function adopt(socket: WebSocket): void {
-    const extra: Extra = { caller: null, gone: new AbortController(), socket };
+  function adopt(socket: WebSocket, connection: Duplex): void {
+    const extra: Extra = { caller: null, gone: new AbortController(), socket, push: createPush(socket, connection) };
     let answered = true;
     const pinging = setInterval(() => {
       if (!answered) return socket.terminate();
@@ -192,7 +201,7 @@ export function createWebSocketAdapter({ deps, limits, schema, reader, subscribe
       const { origin, host } = req.headers;
       if (origin !== undefined && !isAllowedOrigin(origin, host, deps.config.allowedOrigins)) return refuseUpgrade(socket, '403 Forbidden');
       if (wss.clients.size >= limits.maxSockets) return refuseUpgrade(socket, '503 Service Unavailable');
-      wss.handleUpgrade(req, socket, head, adopt);
+      wss.handleUpgrade(req, socket, head, (adopted) => adopt(adopted, socket));
     },
     async close() {
       const open = [...wss.clients];
@@ -211,6 +220,31 @@ export function createWebSocketAdapter({ deps, limits, schema, reader, subscribe
 }
 
 const CLOSE_WITHIN_MS = 1000;
+/** What a socket may have been given and not yet have sent, when results are pushed to it: above that its stream stops until it has. */
+const MAX_UNSENT_BYTES = 16 * 1024;
+
+/** Pushes results to the operations of one socket; those of one turn are written together. */
+function createPush(socket: WebSocket, connection: Duplex): (id: string) => PushResult {
+  let corked = false;
+  function uncork(): void {
+    corked = false;
+    connection.uncork();
+  }
+  return (id) => {
+    // The protocol's `Next` message, as graphql-ws writes it.
+    const head = `{"id":${JSON.stringify(id)},"type":"next","payload":`;
+    return (result) => {
+      if (socket.readyState !== socket.OPEN || socket.bufferedAmount > MAX_UNSENT_BYTES) return false;
+      if (!corked) {
+        corked = true;
+        connection.cork();
+        queueMicrotask(uncork);
+      }
+      socket.send(`${head}${JSON.stringify(result)}}`);
+      return true;
+    };
+  };
+}
 
 function closed(socket: WebSocket, code: number, reason: string): false {
   socket.close(code, reason);

@@ -3,19 +3,19 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { codeNumber, USAGE_KINDS } from '../domain/usage.ts';
 import { createWaker } from '../lib/waker.ts';
 import type { Database } from '../postgres/pool.ts';
-import { createUseFollowers, type KeyUse, type UseFollower, type UseFilter } from './use-followers.ts';
+import { createUseFollowers, type KeyUse, type TakeUse, type UseFilter } from './use-followers.ts';
 
 /** Positions in one read; who is further behind reads more than once. */
 const PAGE = 20_000;
 
 /**
- * Which keys are used, for any number of followers: requests that were let through or reported, counted by key since the follower looked last. One reader a
+ * Which keys are used, for any number of followers: requests that were let through or reported, counted by key. One reader a
  * server counts each request once, in the database: a follower is told what was used and never what was asked, so there is no event to bring here whole.
  * While nobody follows, nothing is read.
  */
 export type KeyUses = {
-  /** From now on: what was committed before the call is not counted. Rejects where the database can not be asked. */
-  follow(filter: UseFilter): Promise<UseFollower>;
+  /** From now on: what was committed before the call is not counted. Gives what ends it; rejects where the database can not be asked. */
+  follow(filter: UseFilter, take: TakeUse): Promise<() => void>;
   /** The log has grown (NOTIFY) or may have: read. */
   wake(): void;
   /** Who follows now. */
@@ -36,7 +36,7 @@ type Row = { readonly up_to: bigint; readonly head: bigint } & (
   | { readonly key: number; readonly organization: number; readonly requests: number; readonly position: bigint; readonly used_at: Date }
   | { readonly key: null }
 );
-type Entering = PromiseWithResolvers<UseFollower> & { readonly filter: UseFilter };
+type Entering = PromiseWithResolvers<() => void> & { readonly filter: UseFilter; readonly take: TakeUse };
 
 export function openKeyUses({ database, pollMs, pauseMs, onError }: KeyUsesOptions): KeyUses {
   const closing = new AbortController();
@@ -65,7 +65,7 @@ export function openKeyUses({ database, pollMs, pauseMs, onError }: KeyUsesOptio
     if (here.length === 0 && followers.count() === 0) return;
     try {
       await readNew();
-      for (const { filter, resolve } of here) resolve(followers.enter(filter));
+      for (const { filter, take, resolve } of here) resolve(followers.enter(filter, take));
     } catch (error) {
       for (const { reject } of here) reject(error);
       throw error;
@@ -86,9 +86,9 @@ export function openKeyUses({ database, pollMs, pauseMs, onError }: KeyUsesOptio
 
   const loop = keepReading();
   return {
-    follow(filter) {
+    follow(filter, take) {
       if (signal.aborted) return Promise.reject(new Error('The server is stopping.'));
-      const asked = { ...Promise.withResolvers<UseFollower>(), filter };
+      const asked = { ...Promise.withResolvers<() => void>(), filter, take };
       entering.push(asked);
       waker.wake();
       return asked.promise;
@@ -99,7 +99,6 @@ export function openKeyUses({ database, pollMs, pauseMs, onError }: KeyUsesOptio
       closing.abort();
       await loop;
       for (const { reject } of entering) reject(new Error('The server is stopping.'));
-      followers.end();
     },
   };
 }

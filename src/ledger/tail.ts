@@ -120,7 +120,7 @@ export function openTail({ db, pollMs, pauseMs = 0, onError }: TailOptions): Tai
     let position = after;
     const waiter = waiting.join(filter, signal);
     try {
-      while (!signal.aborted) {
+      while (!waiter.aborted()) {
         if (position >= recent.head()) {
           // While it waits, what comes and does not concern it is passed over: it goes on in front of what does.
           const resumeAt = await waiter.next();

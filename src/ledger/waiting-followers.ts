@@ -9,6 +9,8 @@ export type WaitingFollower = {
    * has fired.
    */
   next(): Promise<bigint | null>;
+  /** Whether the signal has fired. To ask the signal itself costs 5 µs where it is made of others, more than all else that a wake costs. */
+  aborted(): boolean;
   leave(): void;
 };
 
@@ -63,15 +65,20 @@ export function createWaitingFollowers(): WaitingFollowers {
         waiter.resolve = null;
         resolve?.(after);
       };
-      const onAbort = (): void => settle(null);
+      let aborted = signal.aborted;
+      const onAbort = (): void => {
+        aborted = true;
+        settle(null);
+      };
       signal.addEventListener('abort', onAbort, { once: true });
       return {
         next() {
-          if (signal.aborted) return Promise.resolve(null);
+          if (aborted) return Promise.resolve(null);
           const { promise, resolve } = Promise.withResolvers<bigint | null>();
           waiter.resolve = resolve;
           return promise;
         },
+        aborted: () => aborted,
         leave() {
           signal.removeEventListener('abort', onAbort);
           for (const topic of topics) {

@@ -3,9 +3,12 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { headPosition } from '../../src/ledger/append.ts';
 import { openKeyUses, type KeyUses } from '../../src/ledger/key-uses.ts';
 import { readLog } from '../../src/ledger/read.ts';
-import type { UseFilter, UseFollower } from '../../src/ledger/use-followers.ts';
+import type { KeyUse, UseFilter } from '../../src/ledger/use-followers.ts';
 import { eventually } from '../graphql/graphql-server.ts';
 import { done, openTestLedger, type TestLedger } from '../support/ledger.ts';
+
+/** What a follower was told so far, by key. */
+type Follower = { readonly pending: Map<number, KeyUse>; readonly leave: () => void };
 
 describe('following the uses of keys', () => {
   let ledger: TestLedger;
@@ -19,13 +22,20 @@ describe('following the uses of keys', () => {
     await ledger.close();
   });
 
+  const follow = async (filter: UseFilter): Promise<Follower> => {
+    const pending = new Map<number, KeyUse>();
+    const leave = await uses.follow(filter, (use) => {
+      pending.set(use.key, { ...use, requests: use.requests + (pending.get(use.key)?.requests ?? 0) });
+    });
+    return { pending, leave };
+  };
   const numberOf = async (table: 'api_keys' | 'organizations', id: string): Promise<number> =>
     (await ledger.db.selectFrom(table).select('number').where('id', '=', id).executeTakeFirstOrThrow()).number;
   const newKey = async () => {
     const { keyId, secret } = await ledger.newKey();
     return { keyId, secret, number: await numberOf('api_keys', keyId) };
   };
-  const requestsOf = ({ pending }: UseFollower, key: number): number => pending.get(key)?.requests ?? 0;
+  const requestsOf = ({ pending }: Follower, key: number): number => pending.get(key)?.requests ?? 0;
   /** Requests of a key that were let through after a position, as the log has them. */
   const logged = async (key: number, after: bigint): Promise<number> => {
     const { rows } = await ledger.database.pool.query<{ count: bigint }>(
@@ -38,7 +48,7 @@ describe('following the uses of keys', () => {
   it('counts from the call on what is let through and what is reported, and nothing that is refused', async () => {
     const key = await newKey();
     await ledger.verify(key.secret);
-    const follower = await uses.follow({ keys: [key.number] });
+    const follower = await follow({ keys: [key.number] });
     await ledger.verify(key.secret);
     done(await ledger.keys.deactivate(ledger.owner, { id: key.keyId }));
     await ledger.verify(key.secret);
@@ -56,7 +66,7 @@ describe('following the uses of keys', () => {
   it('tells of an organization all keys, those made later too, and of others nothing', async () => {
     const foreign = await ledger.newOrganization('Foreign');
     const organization = await numberOf('organizations', ledger.organization.id);
-    const follower = await uses.follow({ organization });
+    const follower = await follow({ organization });
     const theirs = await ledger.newKey({}, foreign.owner);
     const mine = await newKey();
     await ledger.verify(theirs.secret, {}, foreign.id);
@@ -74,11 +84,11 @@ describe('following the uses of keys', () => {
     const users = keys.map(async ({ secret }) => {
       while (using) await Promise.all([ledger.verify(secret), ledger.verify(secret)]);
     });
-    const stay: { readonly follower: UseFollower; readonly from: bigint; readonly to: bigint }[] = [];
+    const stay: { readonly follower: Follower; readonly from: bigint; readonly to: bigint }[] = [];
     for (let round = 0; round < 60; round++) {
       const filter: UseFilter = round % 3 === 0 ? { organization } : { keys: numbers };
       const from = await headPosition(ledger.db);
-      const follower = await uses.follow(filter);
+      const follower = await follow(filter);
       const to = await headPosition(ledger.db);
       if (round % 2 === 0) stay.push({ follower, from, to });
       else follower.leave();
@@ -103,17 +113,18 @@ describe('following the uses of keys', () => {
     expect(ledger.errors).toEqual([]);
   });
 
-  it('lets nobody wait for longer than its time, its next use, or its leaving', async () => {
+  it('tells nothing to who left, however often it leaves, and each of two who follow alike', async () => {
     const key = await newKey();
-    const follower = await uses.follow({ keys: [key.number] });
-    await follower.wait(10);
-    expect(follower.pending.size).toBe(0);
-    const used = follower.wait(null);
+    const [stays, leaves] = await Promise.all([follow({ keys: [key.number] }), follow({ keys: [key.number, key.number] })]);
     await ledger.verify(key.secret);
-    await used;
-    expect(requestsOf(follower, key.number)).toBe(1);
-    const left = follower.wait(null);
-    follower.leave();
-    await left;
+    await eventually('both are told', () => requestsOf(stays, key.number) === 1 && requestsOf(leaves, key.number) === 1);
+    leaves.leave();
+    leaves.leave();
+    expect(uses.followers()).toBe(1);
+    await ledger.verify(key.secret);
+    await eventually('one is told', () => requestsOf(stays, key.number) === 2);
+    expect(requestsOf(leaves, key.number)).toBe(1);
+    stays.leave();
+    expect(uses.followers()).toBe(0);
   });
 });

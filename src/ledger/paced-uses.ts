@@ -1,0 +1,65 @@
+import { createQueue } from '../lib/queue.ts';
+import type { KeyUse } from './use-followers.ts';
+
+/**
+ * Each key's uses at most once in a while, with the count since the last time: the first use at once, what follows within that while together at its end. However slow who takes them is, what waits is
+ * bounded by the number of keys.
+ */
+export type PacedUses = {
+  add(use: KeyUse): void;
+  /** The next use whose time has come, `nowMs` by a clock that never goes back; null where there is none. */
+  take(nowMs: number): KeyUse | null;
+  /** In how many milliseconds there may be one, if no further key is used; null where there is none to wait for. */
+  soonestMs(nowMs: number): number | null;
+};
+
+/** Of a key that was used at least once: kept, since keys that are followed are used again. */
+type Slot = {
+  /** What was used since it was taken. */
+  use: KeyUse | null;
+  takenAtMs: number;
+  /** In one of the queues. */
+  queued: boolean;
+};
+
+export function createPacedUses(everyMs: number): PacedUses {
+  const slots = new Map<number, Slot>();
+  const ready = createQueue<Slot>();
+  /** Taken less than a while ago, the oldest first. */
+  const resting = createQueue<Slot>();
+
+  function endRests(nowMs: number): void {
+    for (let slot = resting.at(0); slot !== undefined && slot.takenAtMs + everyMs <= nowMs; slot = resting.at(0)) {
+      resting.shift();
+      if (slot.use === null) slot.queued = false;
+      else ready.push(slot);
+    }
+  }
+
+  return {
+    add(use) {
+      let slot = slots.get(use.key);
+      if (slot === undefined) slots.set(use.key, (slot = { use: null, takenAtMs: 0, queued: false }));
+      slot.use = slot.use === null ? use : { ...use, requests: slot.use.requests + use.requests };
+      if (slot.queued) return;
+      slot.queued = true;
+      ready.push(slot);
+    },
+    take(nowMs) {
+      endRests(nowMs);
+      const slot = ready.shift();
+      if (slot === undefined) return null;
+      const { use } = slot;
+      slot.use = null;
+      slot.takenAtMs = nowMs;
+      resting.push(slot);
+      return use;
+    },
+    soonestMs(nowMs) {
+      for (let index = 0, slot = resting.at(0); slot !== undefined; slot = resting.at(++index)) {
+        if (slot.use !== null) return slot.takenAtMs + everyMs - nowMs;
+      }
+      return null;
+    },
+  };
+}
