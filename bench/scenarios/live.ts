@@ -20,7 +20,7 @@ const PROBE_MS = 6_000;
 /** Keys whose quota is set so that they raise an alert in the middle of each slot. */
 const ALERTING_KEYS = 3;
 const WARM_UP_SECONDS = 2;
-/** So long before each turn without sockets the same load runs uncounted: the server still has to collect what the closed ones have left. */
+/** So long before each turn the same load runs uncounted: the server still has to collect what closed sockets have left, or to use each key once since it rested. */
 const SETTLING_MS = 6_000;
 /** What is under way when the load ends may take so long. */
 const DRAIN_MS = 2_000;
@@ -95,6 +95,7 @@ type Watched = {
 
 async function watchedSlot(bench: Bench, { ledger, server, subscribers, plan, slot }: Watched): Promise<LiveSlot> {
   await subscribers.open(plan);
+  await measure(bench, slot, SETTLING_MS);
   // The load goes through the keys in order, from the first one.
   const due = Math.floor((slot.perSecond ?? 0) * (WARM_UP_SECONDS + bench.options.seconds / 2));
   await armAlerts(ledger, server, due);

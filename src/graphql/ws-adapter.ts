@@ -20,6 +20,7 @@ import type { GraphqlLimits } from './limits.ts';
 import type { Subscribe } from './live-subscribe.ts';
 import type { DocumentReader } from './operation.ts';
 import { freeIdsInOrder } from './operation-ids.ts';
+import { plainFrame } from './plain-frame.ts';
 import type { Sessions } from './sessions.ts';
 import type { Actor } from '../domain/actor.ts';
 
@@ -240,7 +241,10 @@ function createPush(socket: WebSocket, connection: Duplex): (id: string) => Push
         connection.cork();
         queueMicrotask(uncork);
       }
-      socket.send(`${head}${JSON.stringify(result)}}`);
+      const text = `${head}${JSON.stringify(result)}}`;
+      const frame = plainFrame(text);
+      if (frame === null) socket.send(text);
+      else connection.write(frame, 'latin1');
       return true;
     };
   };
