@@ -10,13 +10,14 @@ const LONGEST_RETRY_MS = 10_000;
 /** How long a projection that may rest does so after a fold: so many times as long as that took, and never longer than `longestMs`. */
 type Rest = { readonly factor: number; readonly longestMs: number };
 const WAITED_FOR: Rest = { factor: 15, longestMs: 600 };
+const APART: Rest = { factor: 5, longestMs: 600 };
 /** A fold writes each counter once, for however many events: where nobody waits, few and large ones cost a fraction. */
 const LEFT_ALONE: Rest = { factor: 60, longestMs: 3_000 };
 /**
  * Events a row from which on that is so. Where each falls into another row, as with more keys than come in a few seconds, a large fold saves nothing and takes a core from the
- * verifications for as long as several small ones. The share grows with the rest, hence two bounds.
+ * verifications for as long as several small ones: there it rests as {@link APART} has it. The share grows with the rest, hence two bounds.
  */
-const SHARED = { afterShort: 1.5, stillAfterLong: 3 };
+const SHARED = { afterShort: 1.35, stillAfterLong: 3 };
 /** Somebody who has read reads again; until then it is worth staying close. */
 const HURRIED_MS = 10_000;
 
@@ -126,7 +127,7 @@ function follow(projection: Projection, options: ProjectorOptions, signal: Abort
   async function rest(foldMs: number): Promise<void> {
     const restsMs = ({ factor, longestMs }: Rest): number =>
       Math.max(pauseMs, projection.restsInProportion === true ? Math.min(longestMs, factor * foldMs) : 0);
-    const shortMs = restsMs(WAITED_FOR);
+    const shortMs = restsMs(sharing ? WAITED_FOR : APART);
     await pause(shortMs, signal);
     if (!sharing || performance.now() < hurriedUntilMs) return;
     const moreMs = restsMs(LEFT_ALONE) - shortMs;

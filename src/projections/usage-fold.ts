@@ -1,6 +1,7 @@
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 
 import { USAGE_KINDS } from '../domain/usage.ts';
+import { PREPARED } from '../postgres/prepared.ts';
 import type { Tables } from '../postgres/tables.ts';
 import type { Folded, FoldRequest, Projection } from './projection.ts';
 import { categoryAt, COUNTERS, RECATEGORIZED, usageFacts } from './usage-facts.ts';
@@ -55,7 +56,7 @@ async function foldUsage(db: Kysely<Tables>, request: FoldRequest): Promise<Fold
   const bounds = await lockCheckpoint(db, request);
   if (bounds === null) return null;
   const { after, up_to: upTo, head } = bounds;
-  const { parked, rows } = await foldPage(db, bounds);
+  const { parked, rows } = await foldPage(db, request, bounds);
   return {
     position: upTo > after ? upTo : after,
     head,
@@ -66,21 +67,31 @@ async function foldUsage(db: Kysely<Tables>, request: FoldRequest): Promise<Fold
 
 /**
  * The planner takes the groups of a page for a few, and then joins them in nested loops: time by the square of the page. What has to be looked up row by row
- * says so itself, by LIMIT or an array of keys.
+ * says so itself, by LIMIT or an array of keys. The live fold comes several times a second and keeps its plan; one that was made while the tables were nearly
+ * empty has to be right when they are not, so it walks indexes only.
  */
 async function lockCheckpoint(db: Kysely<Tables>, { state, limit }: FoldRequest): Promise<Bounds | null> {
-  const { rows } = await sql<Bounds>`
+  const live = state === 'live';
+  const settings = live
+    ? sql`set_config('enable_nestloop', 'off', true), set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
+    : sql`set_config('enable_nestloop', 'off', true)`;
+  const { rows } = await sql<Bounds>`${PREPARED}
     SELECT p.slot, p.position AS after, least(p.position + ${limit}::bigint, h.head) AS up_to, h.head,
-           ${state === 'live' ? sql`${THIS_MINUTE}::text` : sql`'infinity'`} AS open_from, set_config('enable_nestloop', 'off', true)
+           ${live ? sql`${THIS_MINUTE}::text` : sql`'infinity'`} AS open_from, ${settings}
     FROM projections p, head_position() AS h (head) WHERE p.name = 'usage' AND p.state = ${state} FOR UPDATE OF p SKIP LOCKED`.execute(db);
   return rows[0] ?? null;
 }
 
-async function foldPage(db: Kysely<Tables>, bounds: Bounds): Promise<{ readonly parked: Parked; readonly rows: number }> {
-  const [slot, after, upTo] = [sql`${bounds.slot}::smallint`, sql`${bounds.after}::bigint`, sql`${bounds.up_to}::bigint`];
+async function foldPage(
+  db: Kysely<Tables>,
+  { state }: FoldRequest,
+  bounds: Bounds,
+): Promise<{ readonly parked: Parked; readonly rows: number }> {
+  // The slot stands in the text, so that the plan has its partitions alone.
+  const [slot, after, upTo] = [sql`${sql.lit(bounds.slot)}::smallint`, sql`${bounds.after}::bigint`, sql`${bounds.up_to}::bigint`];
   const openFrom = sql`${bounds.open_from}::timestamptz`;
   const columns = sql.join(COUNTERS.map((name) => sql.id(name)));
-  const { rows } = await sql<{ parked: Parked | null; rows: number }>`
+  const { rows } = await sql<{ parked: Parked | null; rows: number }>`${state === 'live' ? PREPARED : sql``}
     WITH page AS NOT MATERIALIZED (SELECT * FROM usage_events WHERE position > ${after} AND position <= ${upTo}),
     settling AS MATERIALIZED (SELECT * FROM page WHERE kind = ${USAGE_KINDS.settled}),
     recategorized AS MATERIALIZED (
@@ -143,7 +154,7 @@ async function foldPage(db: Kysely<Tables>, bounds: Bounds): Promise<{ readonly 
       DELETE FROM usage_open_minutes o
       WHERE o.slot = ${slot} AND o.at < ${openFrom} AND ${fitsItsDay('o')} AND o.key = ANY (ARRAY(
         SELECT c.key FROM usage_open_minutes c
-        WHERE c.slot = ${slot} AND c.at < ${openFrom} AND ${fitsItsDay('c')} LIMIT ${CLOSED_AT_ONCE}))
+        WHERE c.slot = ${slot} AND c.at < ${openFrom} AND ${fitsItsDay('c')} ORDER BY c.at LIMIT ${closedAtOnce(slot)}))
       RETURNING o.organization, o.key, o.at, ${sql.join(COUNTERS.map((name) => sql`o.${sql.id(name)}`))}
     ),
     counted AS (
@@ -195,8 +206,15 @@ async function foldPage(db: Kysely<Tables>, bounds: Bounds): Promise<{ readonly 
 const BIN_ORIGIN = sql`'2000-01-01T00:00:00Z'::timestamptz`;
 const THIS_MINUTE = sql`date_bin('1 minute', ledger_now(), ${BIN_ORIGIN})`;
 
-/** Rows of minutes that one fold closes at most, so that it takes no longer than others. */
-const CLOSED_AT_ONCE = 5_000;
+/**
+ * Rows of minutes that one fold closes at most. Each is three rows of counters, and ten thousand at once took a core for a second at the beginning of each minute; so they are closed in the course of
+ * the next one, more at a time the longer the oldest has waited, until it is as many as there come.
+ */
+function closedAtOnce(slot: RawBuilder<unknown>): RawBuilder<unknown> {
+  return sql`(
+    SELECT greatest(100, least(5000, 10 * extract(epoch FROM ledger_now() - min(o.at) - interval '1 minute'))) FROM usage_open_minutes o
+    WHERE o.slot = ${slot} AND o.at < ${THIS_MINUTE})`;
+}
 
 /**
  * An event whose sums leave the range of a bigint is parked by the fold that meets it. To be that fold's fault and no later one's, a minute that closes must

@@ -1,7 +1,9 @@
 import { setImmediate as nextRound } from 'node:timers/promises';
-import { expect, test } from 'vitest';
+import { afterEach, expect, test, vi } from 'vitest';
 
 import { takeTurns } from '../../src/lib/take-turns.ts';
+
+afterEach(() => void vi.restoreAllMocks());
 
 function spend(ms: number): void {
   const until = performance.now() + ms;
@@ -54,4 +56,29 @@ test('work that comes seldom never waits', async () => {
     await nextRound();
     await nextRound();
   }
+});
+
+test('the longer work has waited, the greater its share of the time', async () => {
+  let nowMs = 0;
+  vi.spyOn(performance, 'now').mockImplementation(() => nowMs);
+  const takeTurn = takeTurns({ atLeast: 1, atMostMs: 10 });
+  let done = 0;
+  const work = Array.from({ length: 4_000 }, async () => {
+    await takeTurn();
+    nowMs += 0.05;
+    done++;
+  });
+  const inRound = new Map<number, number>();
+  while (done < work.length) {
+    nowMs += 5;
+    const [beganMs, before] = [nowMs, done];
+    await nextRound();
+    inRound.set(beganMs, done - before);
+  }
+  await Promise.all(work);
+  const between = (fromMs: number, toMs: number) => [...inRound].filter(([ms]) => ms > fromMs && ms < toMs).map(([, count]) => count);
+  // 0.15 of 5 ms at 0.05 ms each, and half of them after half a second.
+  expect(Math.max(...between(20, 60))).toBeLessThanOrEqual(20);
+  expect(Math.min(...between(20, 60))).toBeGreaterThanOrEqual(14);
+  expect(Math.min(...between(510, nowMs - 10))).toBeGreaterThanOrEqual(49);
 });

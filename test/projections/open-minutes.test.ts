@@ -93,6 +93,30 @@ test('5.2 what happens in the minute that is not over is read at once, and is wr
   expect(await findings()).toEqual([]);
 });
 
+test('a minute of many keys closes in the course of the next, faster the longer it has waited, and all of it is read meanwhile', async () => {
+  const requests = 450;
+  await appendUsage(
+    database.kysely,
+    tenant.organizationNumber,
+    Array.from({ length: requests }, (_, index) => ({ key: key.number + index, occurred_at: at(0) })),
+  );
+  await fold();
+  const total = async (): Promise<bigint> =>
+    (await usageTotals(database.kysely, { organizationId: tenant.organizationId }, whole)).requests;
+  const left: number[] = [];
+  for (const laterMs of [MINUTE, 0, 20_000, 0, 0]) {
+    await clock.advance(laterMs);
+    await fold();
+    left.push(await rowsOf('usage_open_minutes'));
+    expect(await total()).toBe(BigInt(requests));
+  }
+  // A hundred a fold, and two hundred after twenty seconds; the organization's and the category's row are among them somewhere.
+  const more = left.map((rows, turn) => rows - ([350, 250, 50, 0, 0][turn] ?? 0));
+  expect(more.filter((rows) => rows < 0 || rows > 2)).toEqual([]);
+  expect(await rowsOf('usage_counters')).toBe(3 * requests);
+  expect(await findings()).toEqual([]);
+});
+
 test('5.5 while minutes close under traffic and several projectors, each moment shows every request once', async () => {
   const { looked, wrong } = await watchTraffic('usage_sums');
   expect(looked).toBeGreaterThan(50);
