@@ -2,9 +2,8 @@
 import { createHistogram } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import WebSocket from 'ws';
-
 import type { FromSubscribers, SubscriberPlan, SubscriberReport, ToSubscribers } from './subscriber-plan.ts';
+import { openWsConnection, type WsConnection } from './ws-connection.ts';
 
 const OPENING = 50;
 const SETTLE_MS = 1000;
@@ -31,36 +30,36 @@ function fail(what: string): void {
   sampleFailure ??= what.slice(0, 400);
 }
 
-function open({ port, token, organization }: SubscriberPlan, keys: readonly string[]): Promise<WebSocket> {
-  const socket = new WebSocket(`ws://127.0.0.1:${port}/graphql`, 'graphql-transport-ws', { perMessageDeflate: false });
-  const { promise, resolve, reject } = Promise.withResolvers<WebSocket>();
-  const send = (message: object): void => socket.send(JSON.stringify(message));
-  socket.on('open', () => send({ type: 'connection_init', payload: { authorization: `Bearer ${token}` } }));
-  socket.on('error', (error) => {
-    fail(error.message);
-    reject(error);
-  });
-  socket.on('close', (code, reason) => fail(`closed ${code} ${reason.toString()}`));
-  socket.on('message', (data: Buffer) => {
+async function open({ port, token, organization }: SubscriberPlan, keys: readonly string[]): Promise<WsConnection> {
+  const acknowledged = Promise.withResolvers<void>();
+  const onText = (message: Buffer): void => {
     const nowMs = Date.now();
-    const text = data.toString('utf8');
-    if (text.includes('"connection_ack"')) {
-      send({ id: 'used', type: 'subscribe', payload: { query: KEY_USED, variables: { organization, keys } } });
-      send({ id: 'alerts', type: 'subscribe', payload: { query: ALERT_RAISED, variables: { organization } } });
-      return resolve(socket);
-    }
-    if (text.includes('"ping"')) return send({ type: 'pong' });
+    const text = message.toString('latin1');
     const [, kind, moment] = MOMENT.exec(text) ?? [];
-    if (moment === undefined || text.includes('"errors"')) return fail(text);
+    if (moment === undefined || text.includes('"errors"')) {
+      if (text.includes('"connection_ack"')) return acknowledged.resolve();
+      if (text.includes('"ping"')) return socket.send('{"type":"pong"}');
+      return fail(text);
+    }
     const latencyMs = Math.max(1, nowMs - Date.parse(moment));
     if (kind === 'raisedAt') return alerts.record(latencyMs);
     updates++;
     used.record(latencyMs);
-  });
-  return promise;
+  };
+  const onClosed = (why: string): void => {
+    fail(why);
+    acknowledged.reject(new Error(why));
+  };
+  const socket = await openWsConnection(port, '/graphql', 'graphql-transport-ws', { onText, onClosed });
+  const send = (message: object): void => socket.send(JSON.stringify(message));
+  send({ type: 'connection_init', payload: { authorization: `Bearer ${token}` } });
+  await acknowledged.promise;
+  send({ id: 'used', type: 'subscribe', payload: { query: KEY_USED, variables: { organization, keys } } });
+  send({ id: 'alerts', type: 'subscribe', payload: { query: ALERT_RAISED, variables: { organization } } });
+  return socket;
 }
 
-const sockets: WebSocket[] = [];
+const sockets: WsConnection[] = [];
 
 async function openAll(plan: SubscriberPlan): Promise<void> {
   for (let start = 0; start < plan.keys.length; start += OPENING) {
@@ -97,7 +96,7 @@ process.on('message', (message: ToSubscribers) => {
       return tell({ kind: 'report', report: report() });
     case 'close':
       closing = true;
-      for (const socket of sockets.splice(0)) socket.terminate();
+      for (const socket of sockets.splice(0)) socket.close();
       return tell({ kind: 'closed' });
   }
   message satisfies never;
