@@ -3,6 +3,7 @@ import { sql } from 'kysely';
 import { createPacedUses } from '../ledger/paced-uses.ts';
 import type { KeyUse, TakeUse, UseFilter } from '../ledger/use-followers.ts';
 import { iterablePolled, type PolledIterable } from '../lib/polled.ts';
+import { createQueue } from '../lib/queue.ts';
 import { shareReads, type SharedReads } from '../lib/share-reads.ts';
 import type { Builder } from './builder.ts';
 import { badUserInput, topLevelError } from './client-error.ts';
@@ -124,7 +125,7 @@ async function tellUses({ ids, follow, learn, signal }: TellingUses): Promise<Po
   const paced = createPacedUses(SECOND_MS);
   /** Taken, of keys whose ids are unknown yet. */
   let unknown: KeyUse[] = [];
-  let learned: readonly KeyUse[] = [];
+  const learned = createQueue<KeyUse>();
   let learning = false;
   let ended = false;
   let failure: { readonly error: unknown } | null = null;
@@ -152,7 +153,9 @@ async function tellUses({ ids, follow, learn, signal }: TellingUses): Promise<Po
     learning = true;
     learn([...new Set(uses.map(({ key }) => key))])
       .then(
-        () => void (learned = uses),
+        () => {
+          for (const use of uses) learned.push(use);
+        },
         (error: unknown) => void (failure = { error }),
       )
       .finally(() => {
@@ -164,9 +167,7 @@ async function tellUses({ ids, follow, learn, signal }: TellingUses): Promise<Po
   function nextKnown(): ToldUse | null {
     const nowMs = performance.now();
     for (;;) {
-      const [first] = learned;
-      if (first !== undefined) learned = learned.slice(1);
-      const use = first ?? paced.take(nowMs);
+      const use = learned.shift() ?? paced.take(nowMs);
       if (use === null) return null;
       const keyId = ids.get(use.key);
       if (keyId === undefined) unknown.push(use);

@@ -13,7 +13,7 @@ import { takeTurns } from '../lib/take-turns.ts';
 import { toClientError, unauthenticated } from './client-error.ts';
 import { createContext, type GraphqlContext, type Session } from './context.ts';
 import { directUpdate } from './direct-update.ts';
-import { resultsOf, type NextResult } from './results-of.ts';
+import { resultsOf, type Results } from './results-of.ts';
 import type { Sessions } from './sessions.ts';
 import { createShareResults } from './share-results.ts';
 
@@ -47,7 +47,7 @@ export function createSubscribe(sessions: Sessions, logger: Logger): { readonly 
       open++;
       const { document, operationName, variableValues: variables } = args;
       const key = share.keyOf({ document, operationName, variables, actor: caller.actor });
-      const nextResult = resultsOf(updates, {
+      const results = resultsOf(updates, {
         direct: directUpdate(args.schema, document, operationName, caller.limits),
         context,
         takeTurn,
@@ -56,7 +56,7 @@ export function createSubscribe(sessions: Sessions, logger: Logger): { readonly 
             executeSubscriptionEvent({ ...validated, rootValue: update, contextValue: createContext(context) }),
           ),
       });
-      return deliver({ nextResult, end: () => updates.end() }, { session, disconnected: caller.disconnected, logger }, () => {
+      return deliver(results, { session, disconnected: caller.disconnected, logger }, () => {
         open--;
         opened?.release();
       });
@@ -68,12 +68,11 @@ export function createSubscribe(sessions: Sessions, logger: Logger): { readonly 
   return { subscribe, open: () => open };
 }
 
-type Results = { readonly nextResult: NextResult; readonly end: () => void };
 type Delivery = { readonly session: Session | null; readonly disconnected: AbortSignal | undefined; readonly logger: Logger };
 
 /** The results of a subscription, for a transport that asks for them one after the other. `onEnd` is called once, whoever ends it: the source, its reader, or a disconnection. */
 function deliver(
-  { nextResult, end: endSource }: Results,
+  results: Results,
   { session, disconnected, logger }: Delivery,
   onEnd: () => void,
 ): AsyncGenerator<ExecutionResult, void, undefined> {
@@ -85,7 +84,7 @@ function deliver(
     ended = true;
     disconnected?.removeEventListener('abort', end);
     onEnd();
-    endSource();
+    results.end();
   }
 
   function last(...errors: readonly GraphQLError[]): IteratorResult<ExecutionResult, void> {
@@ -96,7 +95,7 @@ function deliver(
   async function next(): Promise<IteratorResult<ExecutionResult, void>> {
     if (ended) return DONE;
     try {
-      const result = await nextResult();
+      const result = await results.next();
       if (ended) return DONE;
       if (result === null) {
         const reason: unknown = session?.signal.reason;

@@ -17,6 +17,8 @@ type Bounds = {
   readonly head: bigint;
   /** Where the minute begins that is not over; a timestamptz as text, since it may be infinity. */
   readonly open_from: string;
+  /** Of the slot's `usage_open_minutes`. */
+  readonly open_pages: number;
 };
 
 /** The counters per key, category, organization and minute, hour and day, and when each key and category was last used. */
@@ -34,7 +36,7 @@ export const USAGE_PROJECTION: Projection = {
 async function nothingToFold(db: Kysely<Tables>, { state }: FoldRequest): Promise<Folded | null> {
   const { rows } = await sql<{ position: bigint; head: bigint }>`
     SELECT p.position, p.head FROM (SELECT slot, position, head_position() AS head FROM projections WHERE name = 'usage' AND state = ${state}) AS p
-    WHERE p.position >= p.head AND NOT EXISTS (SELECT FROM usage_open_minutes o WHERE o.slot = p.slot AND o.at < ${THIS_MINUTE})`.execute(
+    WHERE p.position >= p.head AND NOT EXISTS (SELECT FROM usage_open_minutes o WHERE o.slot = p.slot AND o.at < (SELECT ${THIS_MINUTE}))`.execute(
     db,
   );
   const row = rows[0];
@@ -67,8 +69,7 @@ async function foldUsage(db: Kysely<Tables>, request: FoldRequest): Promise<Fold
 
 /**
  * The planner takes the groups of a page for a few, and then joins them in nested loops: time by the square of the page. What has to be looked up row by row
- * says so itself, by LIMIT or an array of keys. The live fold comes several times a second and keeps its plan; one that was made while the tables were nearly
- * empty has to be right when they are not, so it walks indexes only.
+ * says so itself, by LIMIT or an array of keys. The live fold comes several times a second and keeps its plan ({@link planFor}), which walks indexes only.
  */
 async function lockCheckpoint(db: Kysely<Tables>, { state, limit }: FoldRequest): Promise<Bounds | null> {
   const live = state === 'live';
@@ -77,9 +78,15 @@ async function lockCheckpoint(db: Kysely<Tables>, { state, limit }: FoldRequest)
     : sql`set_config('enable_nestloop', 'off', true)`;
   const { rows } = await sql<Bounds>`${PREPARED}
     SELECT p.slot, p.position AS after, least(p.position + ${limit}::bigint, h.head) AS up_to, h.head,
-           ${live ? sql`${THIS_MINUTE}::text` : sql`'infinity'`} AS open_from, ${settings}
+           ${live ? sql`${THIS_MINUTE}::text` : sql`'infinity'`} AS open_from,
+           (pg_relation_size(('usage_open_minutes_' || p.slot)::regclass) / current_setting('block_size')::integer)::integer AS open_pages, ${settings}
     FROM projections p, head_position() AS h (head) WHERE p.name = 'usage' AND p.state = ${state} FOR UPDATE OF p SKIP LOCKED`.execute(db);
   return rows[0] ?? null;
+}
+
+/** A plan that was made while few minutes were open is none for many: each fourfold of their pages has a text, and so a plan, of its own. */
+function planFor(openPages: number): RawBuilder<unknown> {
+  return sql`${PREPARED}${sql.raw(`/* below ${4 ** Math.ceil(Math.log2(openPages + 1) / 2)} pages */`)}`;
 }
 
 async function foldPage(
@@ -91,7 +98,7 @@ async function foldPage(
   const [slot, after, upTo] = [sql`${sql.lit(bounds.slot)}::smallint`, sql`${bounds.after}::bigint`, sql`${bounds.up_to}::bigint`];
   const openFrom = sql`${bounds.open_from}::timestamptz`;
   const columns = sql.join(COUNTERS.map((name) => sql.id(name)));
-  const { rows } = await sql<{ parked: Parked | null; rows: number }>`${state === 'live' ? PREPARED : sql``}
+  const { rows } = await sql<{ parked: Parked | null; rows: number }>`${state === 'live' ? planFor(bounds.open_pages) : sql``}
     WITH page AS NOT MATERIALIZED (SELECT * FROM usage_events WHERE position > ${after} AND position <= ${upTo}),
     settling AS MATERIALIZED (SELECT * FROM page WHERE kind = ${USAGE_KINDS.settled}),
     recategorized AS MATERIALIZED (
@@ -152,9 +159,9 @@ async function foldPage(
     ),
     closed AS (
       DELETE FROM usage_open_minutes o
-      WHERE o.slot = ${slot} AND o.at < ${openFrom} AND ${fitsItsDay('o')} AND o.key = ANY (ARRAY(
-        SELECT c.key FROM usage_open_minutes c
-        WHERE c.slot = ${slot} AND c.at < ${openFrom} AND ${fitsItsDay('c')} ORDER BY c.at LIMIT ${closedAtOnce(slot)}))
+      WHERE o.slot = ${slot} AND o.ctid = ANY (ARRAY(
+        SELECT c.ctid FROM usage_open_minutes c
+        WHERE c.slot = ${slot} AND c.at < ${openFrom} AND ${fitsItsDay('c')} ORDER BY c.at LIMIT ${closedAtOnce(slot, openFrom)}))
       RETURNING o.organization, o.key, o.at, ${sql.join(COUNTERS.map((name) => sql`o.${sql.id(name)}`))}
     ),
     counted AS (
@@ -210,10 +217,10 @@ const THIS_MINUTE = sql`date_bin('1 minute', ledger_now(), ${BIN_ORIGIN})`;
  * Rows of minutes that one fold closes at most. Each is three rows of counters, and ten thousand at once took a core for a second at the beginning of each minute; so they are closed in the course of
  * the next one, more at a time the longer the oldest has waited, until it is as many as there come.
  */
-function closedAtOnce(slot: RawBuilder<unknown>): RawBuilder<unknown> {
+function closedAtOnce(slot: RawBuilder<unknown>, openFrom: RawBuilder<unknown>): RawBuilder<unknown> {
   return sql`(
-    SELECT greatest(100, least(5000, 10 * extract(epoch FROM ledger_now() - min(o.at) - interval '1 minute'))) FROM usage_open_minutes o
-    WHERE o.slot = ${slot} AND o.at < ${THIS_MINUTE})`;
+    SELECT greatest(20, least(5000, 4 * extract(epoch FROM ledger_now() - (
+      SELECT o.at FROM usage_open_minutes o WHERE o.slot = ${slot} AND o.at < ${openFrom} ORDER BY o.at LIMIT 1) - interval '1 minute'))))`;
 }
 
 /**

@@ -15,7 +15,7 @@ function controlled(options: Partial<Resolving> = {}) {
   const pushed: unknown[] = [];
   const state = { free: true, turns: 0, ended: false, failure: null as Error | null };
   let goOn: (() => void) | null = null;
-  const nextResult = resultsOf(
+  const results = resultsOf(
     {
       poll(again) {
         if (state.failure !== null) throw state.failure;
@@ -24,7 +24,7 @@ function controlled(options: Partial<Resolving> = {}) {
         if (update === undefined) goOn = again;
         return update ?? null;
       },
-      end: () => undefined,
+      end: () => void (state.ended = true),
     },
     {
       direct: resultOf,
@@ -48,7 +48,7 @@ function controlled(options: Partial<Resolving> = {}) {
     waiting.push(...updates);
     wake();
   };
-  return { nextResult, give, wake, pushed, state };
+  return { nextResult: () => results.next(), end: () => results.end(), give, wake, pushed, state };
 }
 
 describe('results', () => {
@@ -124,5 +124,25 @@ describe('results', () => {
     give(numbers(1, 2));
     expect(await first).toEqual(resultOf({ value: 1 }));
     expect(await nextResult()).toEqual(resultOf({ value: 2 }));
+  });
+
+  it('that are resolved one after the other take a turn each', async () => {
+    const { nextResult, give, pushed, state } = controlled({ direct: null });
+    void nextResult();
+    give(numbers(1, 40));
+    await settle();
+    expect(pushed).toEqual(numbers(1, 40).map(({ value }) => value));
+    expect(state.turns).toBeGreaterThanOrEqual(40);
+  });
+
+  it('that were being resolved when it was ended are not pushed', async () => {
+    const resolved = Promise.withResolvers<ExecutionResult>();
+    const { nextResult, end, give, pushed } = controlled({ direct: null, execute: () => resolved.promise });
+    void nextResult();
+    give(numbers(1, 1));
+    end();
+    resolved.resolve({ data: { value: 1 } });
+    await settle();
+    expect(pushed).toEqual([]);
   });
 });
