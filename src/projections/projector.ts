@@ -10,6 +10,7 @@ const LONGEST_RETRY_MS = 10_000;
 /** How long a projection that may rest does so after a fold: so many times as long as that took, and never longer than `longestMs`. */
 type Rest = { readonly factor: number; readonly longestMs: number };
 const WAITED_FOR: Rest = { factor: 15, longestMs: 600 };
+/** Where events share no rows: a fold costs little to begin, and a small one holds no core for long. */
 const APART: Rest = { factor: 5, longestMs: 600 };
 /** A fold writes each counter once, for however many events: where nobody waits, few and large ones cost a fraction. */
 const LEFT_ALONE: Rest = { factor: 60, longestMs: 3_000 };

@@ -117,6 +117,48 @@ test('a minute of many keys closes in the course of the next, faster the longer 
   expect(await findings()).toEqual([]);
 });
 
+test('the live fold keeps its plan, and makes another one where far more minutes are open', async () => {
+  const single = openDatabase({
+    connectionString: target.serverUrl,
+    applicationName: 'plans',
+    maxConnections: 1,
+    onError: () => undefined,
+  });
+  try {
+    const foldUsage = createFolder(USAGE_PROJECTION, 'live');
+    const useAndFold = async (): Promise<void> => {
+      await appendUsage(single.kysely, tenant.organizationNumber, [{ key: key.number, occurred_at: at(0) }]);
+      await foldUsage(single.kysely);
+    };
+    const plans = async (): Promise<readonly { readonly kept: bigint; readonly thrown: bigint }[]> =>
+      (
+        await sql<{ kept: bigint; thrown: bigint }>`
+          SELECT generic_plans AS kept, custom_plans AS thrown FROM pg_prepared_statements WHERE statement LIKE '%DELETE FROM usage_open_minutes%'
+          ORDER BY prepare_time`.execute(single.kysely)
+      ).rows;
+    await useAndFold();
+    const [few] = await plans();
+    await useAndFold();
+    await useAndFold();
+    expect(few).toEqual({ kept: 1n, thrown: 0n });
+    // The first row has made a page of the table; it stays at one.
+    const before = await plans();
+    expect(before.at(-1)?.thrown).toBe(0n);
+    expect(before.reduce((sum, { kept }) => sum + kept, 0n)).toBe(3n);
+    await sql`
+      INSERT INTO usage_open_minutes
+      SELECT o.slot, 1000 + n, o.organization, o.at, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 FROM usage_open_minutes o, generate_series(1, 2000) AS n WHERE o.key = ${key.number}`.execute(
+      single.kysely,
+    );
+    await useAndFold();
+    const after = await plans();
+    expect(after).toHaveLength(before.length + 1);
+    expect(after.at(-1)).toEqual({ kept: 1n, thrown: 0n });
+  } finally {
+    await single.close();
+  }
+});
+
 test('5.5 while minutes close under traffic and several projectors, each moment shows every request once', async () => {
   const { looked, wrong } = await watchTraffic('usage_sums');
   expect(looked).toBeGreaterThan(50);
