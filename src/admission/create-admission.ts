@@ -146,7 +146,8 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
   async function admit(batch: readonly Judged[], known: Known, validity: Validity): Promise<readonly Outcome[]> {
     for (let attempt = 1; ; attempt++) {
       try {
-        const query = admitBatch(batch, { known, second: secondNow(), newest, validity, blocking, wake: gate.open() });
+        const waking = gate.open();
+        const query = admitBatch(batch, { known, second: secondNow(), newest, validity, blocking, wake: waking.wake });
         const [row] = await connection.query<AdmitRow>(query);
         if (row === undefined) throw new Error('admit answered no row: the function of migration 0011 was changed.');
         told = { atMs: row.at.getTime(), heardMs: performance.now() };
@@ -155,7 +156,10 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
           facts.forget({ seen: BigInt(seen), seenId, revision: BigInt(revision), changed });
           if (stale) return batch.map(() => 'stale');
         }
-        newest = row.first_position ?? newest;
+        if (row.first_position !== null) {
+          newest = row.first_position;
+          waking.done();
+        }
         return toVerdicts(batch, row);
       } catch (error) {
         if (!isPostgresError(error)) throw error;

@@ -9,30 +9,42 @@ import type { Exchange } from './exchange.ts';
 const RETRY_AFTER_SECONDS = 1;
 
 export type AnswerHeaders = Readonly<Record<string, string | number>>;
+/** Names and values in turn. */
+export type FieldList = readonly (string | number)[];
 
 /**
  * Sends an answer whole and counts it. Every answer forbids caches to keep it, since almost all carry a decision or a state of the moment, and browsers to guess its type.
  * Does nothing where the client is gone.
  */
-export function answer({ response, route, startedMs, scope }: Exchange, status: number, body: string, headers?: AnswerHeaders): void {
+export function answer(
+  { response, route, startedMs, scope }: Exchange,
+  status: number,
+  body: string,
+  headers: AnswerHeaders | FieldList = [],
+): void {
   if (response.headersSent || response.destroyed) return;
   response.writeHead(status, headerFields(body, headers));
   response.end(body);
   scope.metrics.answered(route, status, performance.now() - startedMs);
 }
 
-/** Names and values in turn, as Node writes them without making an object of them first. */
-function headerFields(body: string, headers: AnswerHeaders | undefined): (string | number)[] {
-  const fields: (string | number)[] = [
-    'content-type',
-    'application/json; charset=utf-8',
-    'cache-control',
-    'no-store',
-    'x-content-type-options',
-    'nosniff',
-    'content-length',
-    Buffer.byteLength(body),
-  ];
+const OWN_FIELDS: FieldList = [
+  'content-type',
+  'application/json; charset=utf-8',
+  'cache-control',
+  'no-store',
+  'x-content-type-options',
+  'nosniff',
+  'content-length',
+];
+
+/** Names and values in turn, as Node writes them without making an object of them first. A list has no names but further ones. */
+function headerFields(body: string, headers: AnswerHeaders | FieldList): (string | number)[] {
+  const fields = [...OWN_FIELDS, Buffer.byteLength(body)];
+  if (isList(headers)) {
+    for (const part of headers) fields.push(part);
+    return fields;
+  }
   const own = fields.length;
   for (const name in headers) {
     let place = 0;
@@ -42,6 +54,10 @@ function headerFields(body: string, headers: AnswerHeaders | undefined): (string
     else fields.push(name, value);
   }
   return fields;
+}
+
+function isList(headers: AnswerHeaders | FieldList): headers is FieldList {
+  return Array.isArray(headers);
 }
 
 /** What a refused request is told beside its code: `index` of the item at fault, `field` by its path. */

@@ -11,7 +11,7 @@ import type { Exchange, Route } from './exchange.ts';
 import { FORWARD_AUTH_PATH, readForwardAuth, type Dialect } from './forward-auth-question.ts';
 import { headerText, keyHeaders } from './key-headers.ts';
 import type { DataPlaneMetrics } from './metrics.ts';
-import { rateLimitFields } from './rate-limit-fields.ts';
+import { rateLimitHeaders } from './rate-limit-fields.ts';
 
 /** The status of a gateway that may not ask or asks wrongly: neither 401 nor 403, which would look like a bad key, and of the class that operators watch. */
 const GATEWAY_FAULT_STATUS = 502;
@@ -112,7 +112,7 @@ const UNKNOWN_TOKEN = 'its X-Gateway-Token is unknown, expired or revoked.';
 const WITHOUT_PERMISSION = "its X-Gateway-Token does not carry the permission 'keys:verify'.";
 
 function tellVerdict(exchange: Exchange, verdict: VerifyAnswer, dialect: Dialect): void {
-  const limits = rateLimitFields(verdict, Math.floor(Date.now() / 1000));
+  const limits = rateLimitHeaders(verdict, Math.floor(Date.now() / 1000));
   const { code, message, httpStatus, key, requestId } = verdict;
   if (key !== null) return answer(exchange, 200, '', { ...keyHeaders(key, requestId), ...limits });
   const status = dialect === 'nginx' && httpStatus !== 401 ? 403 : httpStatus;

@@ -1,12 +1,10 @@
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 
 import { VERIFICATION_CODES, type VerificationCode } from '../domain/refusals.ts';
+import { registerAnswerCounts } from './answer-counts.ts';
 import { registerLagGauges, type Lags } from './lag-gauges.ts';
 
 const DATABASE_DEADLINE_MS = 1000;
-/** Seconds. A verification takes one to ten milliseconds, a large report up to seconds. */
-const DURATION_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
-
 /** A receiver has ten seconds. */
 const WEBHOOK_BUCKETS = [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 const WEBHOOK_OUTCOMES = ['delivered', 'retry', 'failed', 'gone'] as const;
@@ -50,24 +48,18 @@ export function createMetrics(sources: MetricSources): Metrics {
   const registry = new Registry();
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
-  const requests = new Counter({
-    name: 'keyledger_http_requests_total',
-    help: 'Answered HTTP requests',
-    labelNames: ['route', 'status'],
-    registers,
-  });
-  const durations = new Histogram({
-    name: 'keyledger_http_request_duration_seconds',
-    help: 'From the head of a request to its answer',
-    labelNames: ['route'],
-    buckets: DURATION_BUCKETS,
-    registers,
-  });
+  const answered = registerAnswerCounts(registry);
+  // By prom-client only when it is scraped, as the answers.
+  const verified = new Map<VerificationCode, number>(VERIFICATION_CODES.map((code) => [code, 0]));
   const verifications = new Counter({
     name: 'keyledger_verifications_total',
     help: 'Answers to verifications, over HTTP alone, in batches, for gateways and over GraphQL',
     labelNames: ['code'],
     registers,
+    collect() {
+      verifications.reset();
+      for (const [code, count] of verified) verifications.inc({ code }, count);
+    },
   });
   const usage = new Counter({ name: 'keyledger_usage_items_total', help: 'Items of POST /v1/usage', labelNames: ['outcome'], registers });
   const webhookAttempts = new Counter({
@@ -86,27 +78,16 @@ export function createMetrics(sources: MetricSources): Metrics {
   const readPositions = registerPositionGauges(registry, sources);
   const readLags = registerLagGauges(registry, sources.lags);
 
-  const routes = new Map<string, { readonly duration: Histogram.Internal<'route'>; readonly statuses: Map<number, Counter.Internal> }>();
-  // Counted from 0, so that the first refusal of its kind shows as an increase.
-  for (const code of VERIFICATION_CODES) verifications.inc({ code }, 0);
+  // Counted from 0, so that the first of its kind shows as an increase.
   for (const outcome of WEBHOOK_OUTCOMES) webhookAttempts.inc({ outcome }, 0);
-  const codes = new Map(VERIFICATION_CODES.map((code) => [code, verifications.labels(code)]));
   const accepted = usage.labels('accepted');
   const repeated = usage.labels('duplicate');
   let reading: Promise<unknown> | undefined;
 
-  // The children are kept, since to find one by its labels costs more than to count.
   return {
-    answered(route, status, durationMs) {
-      let ofRoute = routes.get(route);
-      if (ofRoute === undefined) routes.set(route, (ofRoute = { duration: durations.labels(route), statuses: new Map() }));
-      let ofStatus = ofRoute.statuses.get(status);
-      if (ofStatus === undefined) ofRoute.statuses.set(status, (ofStatus = requests.labels(route, String(status))));
-      ofStatus.inc();
-      ofRoute.duration.observe(durationMs / 1000);
-    },
+    answered,
     verified(code) {
-      codes.get(code)?.inc();
+      verified.set(code, (verified.get(code) ?? 0) + 1);
     },
     usageRecorded(recorded, duplicates) {
       accepted.inc(recorded);

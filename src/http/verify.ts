@@ -125,20 +125,31 @@ export function verifyAnswerBody(verdict: VerifyAnswer) {
 
 /** The body as it is sent. That of an answer that lets a request pass is put together from what only it has and from the key, whose text is kept with it. */
 export function verifyAnswerText(verdict: VerifyAnswer): string {
-  const { key, rateLimit, position } = verdict;
+  const { key, requestId, rateLimit, position } = verdict;
   if (key === null || position === null) return JSON.stringify(verifyAnswerBody(verdict));
-  const limit =
-    rateLimit === null ? 'null' : `{"limit":${rateLimit.limit},"remaining":${rateLimit.remaining},"reset":${rateLimit.resetEpochSeconds}}`;
-  const quotas = verdict.quotas
-    .map(({ window, limit: units, remaining }) => `{"window":"${window}","limit":${units},"remaining":${remaining}}`)
-    .join();
-  return `{"valid":true,"code":"VALID","message":null,"requestId":${JSON.stringify(verdict.requestId)},"position":"${position}","key":${keyText(key)},"rateLimit":${limit},"quotas":[${quotas}]}`;
+  let text = `{"valid":true,"code":"VALID","message":null,"requestId":${quoted(requestId)},"position":"${position}",${keyPart(key)}`;
+  text +=
+    rateLimit === null
+      ? 'null,"quotas":['
+      : `{"limit":${rateLimit.limit},"remaining":${rateLimit.remaining},"reset":${rateLimit.resetEpochSeconds}},"quotas":[`;
+  let separator = '';
+  for (const { window, limit, remaining } of verdict.quotas) {
+    text += `${separator}{"window":"${window}","limit":${limit},"remaining":${remaining}}`;
+    separator = ',';
+  }
+  return `${text}]}`;
 }
 
-const keyTexts = new WeakMap<VerifiedKey, string>();
+const PLAIN_ID = /^[\w.:-]*$/;
 
-function keyText(key: VerifiedKey): string {
-  let text = keyTexts.get(key);
-  if (text === undefined) keyTexts.set(key, (text = JSON.stringify(key)));
-  return text;
+function quoted(requestId: string): string {
+  return PLAIN_ID.test(requestId) ? `"${requestId}"` : JSON.stringify(requestId);
+}
+
+const keyParts = new WeakMap<VerifiedKey, string>();
+
+function keyPart(key: VerifiedKey): string {
+  let part = keyParts.get(key);
+  if (part === undefined) keyParts.set(key, (part = `"key":${JSON.stringify(key)},"rateLimit":`));
+  return part;
 }

@@ -4,7 +4,7 @@ import { createWaker } from '../lib/waker.ts';
 import type { Peppers } from '../identity/pepper.ts';
 import type { Database } from '../postgres/pool.ts';
 import type { AddressPolicy } from './address-policy.ts';
-import { cancelOrphans, claimDeliveries, returnClaim, type ClaimedDelivery } from './claim-deliveries.ts';
+import { anythingWaits, cancelOrphans, claimDeliveries, returnClaim, type ClaimedDelivery } from './claim-deliveries.ts';
 import { payloadOf } from './payload.ts';
 import { postMessage, type Posted } from './post-message.ts';
 import { recordAttempt, SLOW_MS, type Verdict } from './record-attempt.ts';
@@ -69,10 +69,12 @@ export function createDeliverer(options: DelivererOptions): Deliverer {
     while (!closing.signal.aborted) {
       let pauseMs = pollMs;
       try {
-        await cancelOrphans(db);
-        const claimed = await claim();
-        for (const delivery of claimed) start(delivery);
-        if (claimed.length > 0) continue;
+        if (await anythingWaits(db)) {
+          await cancelOrphans(db);
+          const claimed = await claim();
+          for (const delivery of claimed) start(delivery);
+          if (claimed.length > 0) continue;
+        }
       } catch (error) {
         if (closing.signal.aborted) return;
         onError(error as Error);
