@@ -28,7 +28,7 @@ async function run(options: BenchOptions, signal: AbortSignal): Promise<number> 
   progress('starting Postgres');
   const postgres = await startBenchPostgres({ parent: options.directory, explain: options.explain, signal });
   acquired.defer(() => postgres.stop());
-  const generator = startLoadGenerator(signal);
+  const generator = startLoadGenerator(signal, progress);
   acquired.defer(() => generator.close());
   const profileDir = options.cpuProf ? PROFILES : undefined;
   if (profileDir !== undefined) await rm(profileDir, { recursive: true, force: true });

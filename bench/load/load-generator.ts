@@ -1,4 +1,4 @@
-import { fork } from 'node:child_process';
+import { execFileSync, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
 import type { FromGenerator, LoadPlan, LoadResult } from './plan.ts';
@@ -12,11 +12,19 @@ export type LoadGenerator = {
   close(): void;
 };
 
-/** Starts the process that makes the load, so that its work is never on the event loop of what is measured. */
-export function startLoadGenerator(signal: AbortSignal): LoadGenerator {
+/**
+ * Starts the process that makes the load, so that its work is never on the event loop of what is measured. On Linux it takes no core from anybody (SCHED_BATCH): as soon as an answer is written the scheduler
+ * would give it the server's own, thousands of times a second, which no client on a machine of its own does. `onProgress` hears where that can't be had.
+ */
+export function startLoadGenerator(signal: AbortSignal, onProgress: (line: string) => void): LoadGenerator {
   const child = fork(GENERATOR, [], { execArgv: [], stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
   const { pid } = child;
   if (pid === undefined) throw new Error('the load generator did not start');
+  try {
+    execFileSync('chrt', ['--all-tasks', '--batch', '--pid', '0', String(pid)], { stdio: 'ignore' });
+  } catch {
+    onProgress('the load generator takes cores from what it measures: there is no chrt here');
+  }
   return {
     pid,
     run(plan, onPhase) {
