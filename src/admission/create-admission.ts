@@ -188,19 +188,20 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
   /** A second request with an id that its caller chose waits for the first one's answer to be there to be repeated. */
   const turns = createTurns();
 
-  function decide(asked: Asked): Promise<Verdict> {
+  function decide<Told>(asked: Asked, tell: (verdict: Verdict) => Told | Promise<Told>): Promise<Told> {
     const { caller, request } = asked;
-    if (request.requestId === null) return decideOne(asked);
-    return turns.take(`${caller.kind === 'token' ? caller.tokenHash : caller.organizationId} ${request.requestId}`, () => decideOne(asked));
+    if (request.requestId === null) return decideOne(asked, tell);
+    const asker = caller.kind === 'token' ? caller.tokenHash : caller.organizationId;
+    return turns.take(`${asker} ${request.requestId}`, () => decideOne(asked, itself)).then(tell);
   }
 
   /** From memory at first; where that turns out to be out of date, by what is read for this request alone, which no later change can overtake. */
-  function decideOne(asked: Asked): Promise<Verdict> {
+  function decideOne<Told>(asked: Asked, tell: (verdict: Verdict) => Told | Promise<Told>): Promise<Told> {
     const inMemory = facts.find(asked);
-    if (inMemory === undefined) return decideByReading(asked, 1);
+    if (inMemory === undefined) return decideByReading(asked, 1).then(tell);
     return batcher
       .add({ asked, facts: inMemory, known: facts.known(), again: false })
-      .then((outcome) => (outcome === 'stale' ? decideByReading(asked, 2) : verdictOf(outcome)));
+      .then((outcome) => (outcome === 'stale' ? decideByReading(asked, 2).then(tell) : tell(verdictOf(outcome))));
   }
 
   async function decideByReading(asked: Asked, firstTry: number): Promise<Verdict> {
@@ -243,7 +244,7 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
       const renewed = await renewal.renew(asked, verdict.lookupId);
       facts.forgetSecret(verdict.lookupId);
       if (renewed === 'wrong-secret') return toAnswer({ ...verdict.decided, code: INVALID_KEY }, null, asked.request.requestId);
-      verdict = await decide(asked);
+      verdict = await decide(asked, itself);
     }
     return answerTo(asked, verdict);
   }
@@ -275,7 +276,7 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
         foreignHash: parsed === null ? foreignHashOf(request.key) : null,
         mac: fastVerifier(peppers.current, request.key),
       };
-      return decide(asked).then((verdict) =>
+      return decide(asked, (verdict) =>
         verdict.decided.code === OTHER_PEPPER ? answerWithOwnPepper(asked, verdict) : answerTo(asked, verdict),
       );
     },
@@ -292,6 +293,10 @@ export function createAdmission(options: AdmissionOptions): ServingAdmission {
     },
     gauges: { queued: () => batcher.queued(), inFlight: () => batcher.inFlight(), connected: () => connection.connected() },
   };
+}
+
+function itself(verdict: Verdict): Verdict {
+  return verdict;
 }
 
 function verdictOf(outcome: Verdict | AdmissionUnavailableError): Verdict {
