@@ -19,8 +19,7 @@ const KEPT_LINES = 20;
 /** What an operator would write in postgresql.conf. Given with each start, so that a new version brings its own. */
 const SETTINGS = {
   listen_addresses: '127.0.0.1',
-  // Their paths are limited to 107 bytes, and a data directory may lie deeper.
-  unix_socket_directories: '',
+  unix_socket_permissions: '0700',
   password_encryption: 'scram-sha-256',
   max_connections: '200',
   shared_buffers: '256MB',
@@ -46,6 +45,8 @@ const SETTINGS = {
 export type EmbeddedProcess = {
   readonly pid: number;
   readonly port: number;
+  /** Where its Unix socket lies, by which a statement's way costs less than over loopback; null where there can't be one. */
+  readonly socketDir: string | null;
   /** Fast shutdown: sessions end, data is written, the process is gone. Calling it again gives the same promise. */
   stop(): Promise<void>;
 };
@@ -73,11 +74,14 @@ export class PostgresStartFailure extends Error {
 /** Starts `postgres` as a direct child on a free loopback port and resolves when it takes connections. */
 export async function startPostgresProcess(options: EmbeddedProcessOptions): Promise<EmbeddedProcess> {
   const port = await freePort();
+  const socketDir = canHoldSocket(options.clusterDir) ? options.clusterDir : null;
   const args = [
     '-D',
     options.clusterDir,
     '-p',
     String(port),
+    '-c',
+    `unix_socket_directories=${socketDir ?? ''}`,
     ...Object.entries(SETTINGS).flatMap(([name, value]) => ['-c', `${name}=${value}`]),
   ];
   const child = spawnAs(options.account, options.postgres, args, options.clusterDir);
@@ -122,7 +126,12 @@ export async function startPostgresProcess(options: EmbeddedProcessOptions): Pro
   }
   ready = true;
   if (child.pid === undefined) throw new PostgresStartFailure('The embedded Postgres has no process id.', '');
-  return { pid: child.pid, port, stop };
+  return { pid: child.pid, port, socketDir, stop };
+}
+
+/** A socket's path, `.s.PGSQL.<port>` included, has room for 103 bytes on macOS and 107 on Linux; and the setting is a list, in which names of other characters would be quoted. */
+function canHoldSocket(directory: string): boolean {
+  return process.platform !== 'win32' && directory.length <= 103 - '/.s.PGSQL.65535'.length && /^[\w./-]+$/.test(directory);
 }
 
 /** A command under the account, without the caller's `PG*` variables and locale, in a process group of its own: Ctrl-C in a terminal is for keyledger, which stops its server last. */

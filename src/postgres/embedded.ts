@@ -96,13 +96,19 @@ async function startLocked(dataDir: string, options: EmbeddedPostgresOptions): P
   }
   const url = (user: string, password: Secret, database: string) =>
     new Secret(`postgres://${user}:${password.reveal()}@127.0.0.1:${child.port}/${database}`);
+  const nearUrl = (user: string, password: Secret) => throughSocket(url(user, password, EMBEDDED.database), child.socketDir);
   return {
-    ownerUrl: url(EMBEDDED.owner, passwords.owner, EMBEDDED.database),
-    serverUrl: url(EMBEDDED.app, passwords.app, EMBEDDED.database),
+    ownerUrl: nearUrl(EMBEDDED.owner, passwords.owner),
+    serverUrl: nearUrl(EMBEDDED.app, passwords.app),
     adminUrl: url(EMBEDDED.superuser, passwords.superuser, 'postgres'),
     pid: child.pid,
     stop: child.stop,
   };
+}
+
+/** In a URL of libpq and node-postgres the parameter goes before the name in front of it. */
+function throughSocket(url: Secret, socketDir: string | null): Secret {
+  return socketDir === null ? url : new Secret(`${url.reveal()}?host=${encodeURIComponent(socketDir)}`);
 }
 
 async function makeDataDir(dataDir: string): Promise<void> {

@@ -1,7 +1,7 @@
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { chmod, chown, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -143,6 +143,26 @@ test('only its owner gets at the data, no login is trusted, and neither login is
   await migrate({ ownerUrl: server.ownerUrl });
   await expect(ask(server.serverUrl, 'CREATE TABLE keyledger.mine ()')).rejects.toMatchObject({ code: '42501' });
   await server.stop();
+});
+
+test('is reached by a socket in its own directory, and over loopback where the path of one would be too long', async () => {
+  copyMadeOnce();
+  const from = async (url: Secret): Promise<unknown> => (await ask(url, 'SELECT inet_server_addr()::text AS address'))[0];
+  const near = await start();
+  expect(await from(near.serverUrl)).toEqual({ address: null });
+  expect(await from(near.ownerUrl)).toEqual({ address: null });
+  expect(await from(near.adminUrl)).toEqual({ address: '127.0.0.1/32' });
+  const wrong = new URL(near.serverUrl.reveal());
+  wrong.password = 'wrong';
+  await expect(ask(wrong.toString(), 'SELECT 1')).rejects.toMatchObject({ code: '28P01' });
+  await near.stop();
+
+  const deep = join(root, 'x'.repeat(80), 'data');
+  await mkdir(dirname(deep), { mode: 0o755 });
+  await rename(dataDir, deep);
+  const far = await startEmbeddedPostgres({ dataDir: deep, onLog: () => undefined });
+  expect(await from(far.serverUrl)).toEqual({ address: '127.0.0.1/32' });
+  await far.stop();
 });
 
 test('a start after kill -9 of keyledger ends the Postgres left behind and finds what was committed', async () => {
