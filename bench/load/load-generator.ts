@@ -13,17 +13,21 @@ export type LoadGenerator = {
 };
 
 /**
- * Starts the process that makes the load, so that its work is never on the event loop of what is measured. On Linux it takes no core from anybody (SCHED_BATCH): as soon as an answer is written the scheduler
- * would give it the server's own, thousands of times a second, which no client on a machine of its own does. `onProgress` hears where that can't be had.
+ * Starts the process that makes the load, so that its work is never on the event loop of what is measured. On Linux it takes no core from anybody: as soon as an answer is written the scheduler
+ * would give it the server's own, thousands of times a second, which no client on a machine of its own does. Where requests come at a given rate it does, since they have to be sent in time.
+ * `onProgress` hears where that can't be had.
  */
 export function startLoadGenerator(signal: AbortSignal, onProgress: (line: string) => void): LoadGenerator {
   const child = fork(GENERATOR, [], { execArgv: [], stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
   const { pid } = child;
   if (pid === undefined) throw new Error('the load generator did not start');
-  try {
-    execFileSync('chrt', ['--all-tasks', '--batch', '--pid', '0', String(pid)], { stdio: 'ignore' });
-  } catch {
-    onProgress('the load generator takes cores from what it measures: there is no chrt here');
+  /** SCHED_BATCH and SCHED_OTHER. */
+  function schedule(policy: '--batch' | '--other'): void {
+    try {
+      execFileSync('chrt', ['--all-tasks', policy, '--pid', '0', String(pid)], { stdio: 'ignore' });
+    } catch {
+      onProgress(`the load generator's scheduling stays as it is: chrt ${policy} did not work here`);
+    }
   }
   return {
     pid,
@@ -38,7 +42,10 @@ export function startLoadGenerator(signal: AbortSignal, onProgress: (line: strin
       child.on('message', onMessage).once('exit', onExit);
       signal.addEventListener('abort', onAbort, { once: true });
       if (signal.aborted) onAbort();
-      else child.send(plan);
+      else {
+        schedule(plan.perSecond === undefined ? '--batch' : '--other');
+        child.send(plan);
+      }
       return promise.finally(() => {
         child.off('message', onMessage).off('exit', onExit);
         signal.removeEventListener('abort', onAbort);

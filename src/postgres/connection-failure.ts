@@ -26,11 +26,12 @@ export function explainConnectionFailure(error: unknown, url: Secret): string {
   if (!URL.canParse(text))
     return 'The database URL is no URL; it takes postgres://user:password@host:port/database, with special characters percent-encoded.';
   const parsed = new URL(text);
-  const host = parsed.hostname || parsed.searchParams.get('host') || 'localhost';
+  // As in libpq and node-postgres, the parameter goes before the name; a path is that of a directory with a Unix socket.
+  const host = parsed.searchParams.get('host') || parsed.hostname || 'localhost';
   const port = parsed.port || '5432';
   const login = safelyDecoded(parsed.username) || 'the login';
   const database = safelyDecoded(parsed.pathname.slice(1)) || login;
-  const at = `Postgres at ${host}:${port}`;
+  const at = `Postgres at ${host.startsWith('/') ? `${host}/.s.PGSQL.${port}` : `${host}:${port}`}`;
   const code = codeOf(error);
   const message = withoutPassword(error instanceof Error ? error.message : String(error), parsed.password);
   switch (code) {

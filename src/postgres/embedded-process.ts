@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import type { EmbeddedAccount } from './embedded-account.ts';
+import { isSocketFailure } from './embedded-socket.ts';
 import { isErrno } from './process-identity.ts';
 
 const SECOND = 1_000;
@@ -14,6 +15,8 @@ const START_DEADLINE_MS = 300 * SECOND;
 const FAST_SHUTDOWN_MS = 30 * SECOND;
 const IMMEDIATE_SHUTDOWN_MS = 10 * SECOND;
 const POLL_MS = 20;
+/** What is in the way of a start has this time to pass. */
+const RETRY_MS = 30_000;
 const KEPT_LINES = 20;
 
 /** What an operator would write in postgresql.conf. Given with each start, so that a new version brings its own. */
@@ -45,7 +48,7 @@ const SETTINGS = {
 export type EmbeddedProcess = {
   readonly pid: number;
   readonly port: number;
-  /** Where its Unix socket lies, by which a statement's way costs less than over loopback; null where there can't be one. */
+  /** Where its Unix socket lies; null for none. */
   readonly socketDir: string | null;
   /** Fast shutdown: sessions end, data is written, the process is gone. Calling it again gives the same promise. */
   stop(): Promise<void>;
@@ -54,6 +57,8 @@ export type EmbeddedProcess = {
 export type EmbeddedProcessOptions = {
   readonly postgres: string;
   readonly clusterDir: string;
+  /** Where it shall have a Unix socket besides; null for nowhere. */
+  readonly socketDir: string | null;
   readonly account: EmbeddedAccount;
   readonly onLog: (line: string) => void;
   /** The server ended though nobody here stopped it. */
@@ -74,14 +79,13 @@ export class PostgresStartFailure extends Error {
 /** Starts `postgres` as a direct child on a free loopback port and resolves when it takes connections. */
 export async function startPostgresProcess(options: EmbeddedProcessOptions): Promise<EmbeddedProcess> {
   const port = await freePort();
-  const socketDir = canHoldSocket(options.clusterDir) ? options.clusterDir : null;
   const args = [
     '-D',
     options.clusterDir,
     '-p',
     String(port),
     '-c',
-    `unix_socket_directories=${socketDir ?? ''}`,
+    `unix_socket_directories=${options.socketDir ?? ''}`,
     ...Object.entries(SETTINGS).flatMap(([name, value]) => ['-c', `${name}=${value}`]),
   ];
   const child = spawnAs(options.account, options.postgres, args, options.clusterDir);
@@ -126,12 +130,28 @@ export async function startPostgresProcess(options: EmbeddedProcessOptions): Pro
   }
   ready = true;
   if (child.pid === undefined) throw new PostgresStartFailure('The embedded Postgres has no process id.', '');
-  return { pid: child.pid, port, socketDir, stop };
+  return { pid: child.pid, port, socketDir: options.socketDir, stop };
 }
 
-/** A socket's path, `.s.PGSQL.<port>` included, has room for 103 bytes on macOS and 107 on Linux; and the setting is a list, in which names of other characters would be quoted. */
-function canHoldSocket(directory: string): boolean {
-  return process.platform !== 'win32' && directory.length <= 103 - '/.s.PGSQL.65535'.length && /^[\w./-]+$/.test(directory);
+/**
+ * As {@link startPostgresProcess}, but backends outlive a killed server for a moment and hold its shared memory, and a port chosen as free may be taken by now: both pass. And where there can't be a Unix
+ * socket it does without.
+ */
+export async function startPatiently(options: EmbeddedProcessOptions): Promise<EmbeddedProcess> {
+  const deadline = Date.now() + RETRY_MS;
+  for (;;) {
+    try {
+      return await startPostgresProcess(options);
+    } catch (error) {
+      if (options.socketDir !== null && error instanceof PostgresStartFailure && isSocketFailure(error.output)) {
+        options.onLog(`the embedded Postgres gets no Unix socket in ${options.socketDir} and is reached over loopback`);
+        return startPatiently({ ...options, socketDir: null });
+      }
+      const passes = error instanceof PostgresStartFailure && /still in use|could not bind|could not create any TCP/.test(error.output);
+      if (!passes || Date.now() > deadline) throw error;
+      await sleep(200);
+    }
+  }
 }
 
 /** A command under the account, without the caller's `PG*` variables and locale, in a process group of its own: Ctrl-C in a terminal is for keyledger, which stops its server last. */

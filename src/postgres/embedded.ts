@@ -1,25 +1,16 @@
 import { chmod, chown, mkdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 
 import { Secret } from '../lib/secret.ts';
 import { lockDataDir } from './data-dir-lock.ts';
 import { type EmbeddedAccount, embeddedAccount } from './embedded-account.ts';
 import { embeddedBinaries } from './embedded-binaries.ts';
 import { embeddedPasswords } from './embedded-passwords.ts';
-import {
-  type EmbeddedProcess,
-  type EmbeddedProcessOptions,
-  endOf,
-  PostgresStartFailure,
-  spawnAs,
-  startPostgresProcess,
-} from './embedded-process.ts';
+import { endOf, PostgresStartFailure, spawnAs, startPatiently } from './embedded-process.ts';
 import { EMBEDDED, ensureEmbeddedRoles } from './embedded-roles.ts';
+import { canConnect, mayHoldSocket, removeSockets } from './embedded-socket.ts';
 import { endServerLeftBehind } from './embedded-takeover.ts';
 import { isErrno } from './process-identity.ts';
-
-const RETRY_MS = 30_000;
 
 export type EmbeddedPostgres = {
   /** Owns the tables; for migrations. */
@@ -76,19 +67,25 @@ async function startLocked(dataDir: string, options: EmbeddedPostgresOptions): P
   const passwords = await embeddedPasswords(dataDir, clusterExists);
   // The account has to pass through (it can't list the directory, and what lies in it is 0600 or its own).
   if (account.ids.uid !== undefined) await letPass(dataDir);
-  if (clusterExists) await endServerLeftBehind(clusterDir, options.onLog);
-  else await makeCluster({ dataDir, clusterDir, initdb: binaries.initdb, account, password: passwords.superuser, signal: options.signal });
+  if (clusterExists) {
+    await endServerLeftBehind(clusterDir, options.onLog);
+    await removeSockets(clusterDir);
+  } else
+    await makeCluster({ dataDir, clusterDir, initdb: binaries.initdb, account, password: passwords.superuser, signal: options.signal });
 
-  const child = await startWithPatience({
+  const child = await startPatiently({
     postgres: binaries.postgres,
     clusterDir,
+    socketDir: mayHoldSocket(clusterDir) ? clusterDir : null,
     account,
     onLog: options.onLog,
     onUnexpectedExit: options.onUnexpectedExit ?? (() => undefined),
     signal: options.signal,
   });
+  let reached = false;
   try {
     await ensureEmbeddedRoles(child.port, passwords);
+    reached = child.socketDir !== null && (await canConnect(child.socketDir, child.port));
     options.signal?.throwIfAborted();
   } catch (error) {
     await child.stop();
@@ -96,7 +93,8 @@ async function startLocked(dataDir: string, options: EmbeddedPostgresOptions): P
   }
   const url = (user: string, password: Secret, database: string) =>
     new Secret(`postgres://${user}:${password.reveal()}@127.0.0.1:${child.port}/${database}`);
-  const nearUrl = (user: string, password: Secret) => throughSocket(url(user, password, EMBEDDED.database), child.socketDir);
+  const nearUrl = (user: string, password: Secret) =>
+    throughSocket(url(user, password, EMBEDDED.database), reached ? child.socketDir : null);
   return {
     ownerUrl: nearUrl(EMBEDDED.owner, passwords.owner),
     serverUrl: nearUrl(EMBEDDED.app, passwords.app),
@@ -182,20 +180,6 @@ async function makeCluster(wanted: NewCluster): Promise<void> {
   } finally {
     await rm(passwordFile, { force: true });
     await rm(newDir, { recursive: true, force: true });
-  }
-}
-
-/** Backends outlive a killed server for a moment and hold its shared memory; a port chosen as free may be taken by now. Both pass. */
-async function startWithPatience(options: EmbeddedProcessOptions): Promise<EmbeddedProcess> {
-  const deadline = Date.now() + RETRY_MS;
-  for (;;) {
-    try {
-      return await startPostgresProcess(options);
-    } catch (error) {
-      const passes = error instanceof PostgresStartFailure && /still in use|could not bind|could not create any TCP/.test(error.output);
-      if (!passes || Date.now() > deadline) throw error;
-      await sleep(200);
-    }
   }
 }
 

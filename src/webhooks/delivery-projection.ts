@@ -16,7 +16,7 @@ export function webhookProjection(onMade: () => void): Projection {
  */
 async function makeDeliveries(db: Kysely<Tables>, request: FoldRequest, onMade: () => void): Promise<Folded | null> {
   const passed = await passUsage(db, request);
-  if (passed !== null) return passed;
+  if (passed !== 'events') return passed;
   const { state, limit } = request;
   const { rows } = await sql<{ position: bigint; head: bigint; made: bigint }>`
     WITH checkpoint AS MATERIALIZED (
@@ -46,15 +46,24 @@ async function makeDeliveries(db: Kysely<Tables>, request: FoldRequest, onMade: 
 }
 
 /**
- * Moves the checkpoint over what is usage alone, which is nearly all that a busy log has: to plan the other statement costs ten times as much. Null where there may be something to deliver, or another
- * session is at it. What is up to the head is visible in this snapshot, wherever the checkpoint is when its lock is won.
+ * Moves the checkpoint over what is usage alone, which is nearly all that a busy log has: to plan the other statement costs ten times as much. Null where another session is at it. What is up to the
+ * head is visible in this snapshot, wherever the checkpoint is when its lock is won.
  */
-async function passUsage(db: Kysely<Tables>, { state }: FoldRequest): Promise<Folded | null> {
-  const { rows } = await sql<{ head: bigint }>`
-    UPDATE projections p SET position = h.head
-    FROM head_position() AS h (head), (SELECT max(position) AS position FROM events) AS newest
-    WHERE p.name = 'webhooks' AND p.state = ${state} AND p.position < h.head AND coalesce(newest.position <= p.position, true)
-    RETURNING h.head`.execute(db);
-  const head = rows[0]?.head;
-  return head === undefined ? null : { position: head, head, parked: [] };
+async function passUsage(db: Kysely<Tables>, { state }: FoldRequest): Promise<Folded | 'events' | null> {
+  const { rows } = await sql<{ position: bigint; head: bigint; events: boolean }>`
+    WITH checkpoint AS MATERIALIZED (
+      SELECT slot, position FROM projections WHERE name = 'webhooks' AND state = ${state} FOR UPDATE SKIP LOCKED
+    ),
+    bounds AS MATERIALIZED (
+      SELECT c.slot, greatest(c.position, h.head) AS up_to, h.head, coalesce((SELECT max(position) FROM events) > c.position, false) AS events
+      FROM checkpoint c, head_position() AS h (head)
+    ),
+    moved AS (
+      UPDATE projections p SET position = b.up_to FROM bounds b
+      WHERE p.name = 'webhooks' AND p.slot = b.slot AND p.position < b.up_to AND NOT b.events
+    )
+    SELECT up_to AS position, head, events FROM bounds`.execute(db);
+  const row = rows[0];
+  if (row === undefined) return null;
+  return row.events ? 'events' : { position: row.position, head: row.head, parked: [] };
 }

@@ -89,6 +89,9 @@ test('a refused password, a missing database, an unknown user, a closed port, an
   expect(await failure((url) => (url.pathname = '/absent'))).toMatch(/has no database absent: create it \(CREATE DATABASE "absent";\)/);
   expect(await failure((url) => (url.username = 'nobody_here'))).toMatch(/refused the password of nobody_here/);
   expect(await failure((url) => (url.port = '1'))).toMatch(/Nothing answers as Postgres at .*:1:/);
+  expect(await failure((url) => ((url.port = '7'), url.searchParams.set('host', '/nowhere')))).toMatch(
+    /Nothing answers as Postgres at \/nowhere\/\.s\.PGSQL\.7:/,
+  );
   expect(await failure((url) => (url.hostname = 'nowhere.invalid'))).toMatch(
     /The host nowhere\.invalid of the database URL has no address/,
   );

@@ -12,6 +12,9 @@ import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
 import type { Secret } from '../../src/lib/secret.ts';
+import { embeddedAccount } from '../../src/postgres/embedded-account.ts';
+import { embeddedBinaries } from '../../src/postgres/embedded-binaries.ts';
+import { startPatiently } from '../../src/postgres/embedded-process.ts';
 import { startEmbeddedPostgres } from '../../src/postgres/embedded.ts';
 import { migrate } from '../../src/postgres/migrate.ts';
 import { isAlive } from '../../src/postgres/process-identity.ts';
@@ -160,9 +163,45 @@ test('is reached by a socket in its own directory, and over loopback where the p
   const deep = join(root, 'x'.repeat(80), 'data');
   await mkdir(dirname(deep), { mode: 0o755 });
   await rename(dataDir, deep);
-  const far = await startEmbeddedPostgres({ dataDir: deep, onLog: () => undefined });
+  dataDir = deep;
+  const far = await start();
   expect(await from(far.serverUrl)).toEqual({ address: '127.0.0.1/32' });
   await far.stop();
+});
+
+test('where Postgres can make no socket, it is started without', async () => {
+  copyMadeOnce();
+  const clusterDir = join(dataDir, 'postgres');
+  const said: string[] = [];
+  const server = await startPatiently({
+    postgres: (await embeddedBinaries()).postgres,
+    clusterDir,
+    socketDir: '/proc',
+    account: await embeddedAccount(dataDir, clusterDir, await embeddedBinaries()),
+    onLog: (line) => said.push(line),
+    onUnexpectedExit: () => undefined,
+  });
+  expect(server.socketDir).toBeNull();
+  expect(said).toContain('the embedded Postgres gets no Unix socket in /proc and is reached over loopback');
+  await server.stop();
+});
+
+test('sockets of a Postgres that was killed are gone after the next start', async () => {
+  copyMadeOnce();
+  const sockets = async (): Promise<readonly string[]> =>
+    (await readdir(join(dataDir, 'postgres'))).filter((name) => name.startsWith('.s.PGSQL.') && !name.endsWith('.lock'));
+  const first = await start();
+  const [left] = await sockets();
+  process.kill(first.pid, 'SIGKILL');
+  while (await isAlive(first.pid)) await sleep(20);
+  await first.stop();
+  expect(await sockets()).toEqual([left]);
+  const second = await start();
+  const found = await sockets();
+  expect(found).toHaveLength(1);
+  expect(found).not.toEqual([left]);
+  await second.stop();
+  expect(await sockets()).toEqual([]);
 });
 
 test('a start after kill -9 of keyledger ends the Postgres left behind and finds what was committed', async () => {
