@@ -41,7 +41,7 @@ const above = async (db: Kysely<Tables>, bound: number): Promise<number> => {
 
 const prepared = async (): Promise<readonly { readonly statement: string; readonly plans: bigint }[]> => {
   const { rows } = await sql<{ statement: string; plans: bigint }>`
-    SELECT statement, generic_plans + custom_plans AS plans FROM pg_prepared_statements ORDER BY name`.execute(database.kysely);
+    SELECT statement, generic_plans + custom_plans AS plans FROM pg_prepared_statements ORDER BY prepare_time`.execute(database.kysely);
   return rows;
 };
 
