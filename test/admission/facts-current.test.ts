@@ -18,6 +18,8 @@ async function openTwo() {
   open.push(first);
   const second = await openTestLedger({ on: first });
   open.push(second);
+  // What is asked for while a server is still connecting is not kept: the database may be another one by then.
+  await expect.poll(() => second.admission.gauges.connected()).toBe(true);
   return { first, second };
 }
 
