@@ -2,9 +2,9 @@ import { connect, type Socket } from 'node:net';
 
 const HEAD_END = '\r\n\r\n';
 const LAST_CHUNK = '\r\n0\r\n\r\n';
-const LENGTH_FIELD = Buffer.from('\r\ncontent-length: ');
-const [CR, LF, DIGIT_0] = [0x0d, 0x0a, 0x30];
-/** The bit that a small letter of ASCII has; hyphen, colon and space have it too. */
+const LENGTH_FIELD = Buffer.from('\r\ncontent-length:');
+const [CR, LF, SPACE, DIGIT_0] = [0x0d, 0x0a, 0x20, 0x30];
+/** The bit that a small letter of ASCII has; hyphen and colon have it too. */
 const LOWER_CASE = 0x20;
 
 export type HttpConnection = { send(request: Buffer): void; close(): void };
@@ -73,7 +73,9 @@ function isWhole(answer: Buffer): boolean {
     last = { field, end };
   }
   let length = 0;
-  for (let at = last.field + LENGTH_FIELD.length; ; at++) {
+  let at = last.field + LENGTH_FIELD.length;
+  while (answer[at] === SPACE) at++;
+  for (; ; at++) {
     const digit = (answer[at] ?? 0) - DIGIT_0;
     if (digit < 0 || digit > 9) break;
     length = length * 10 + digit;
