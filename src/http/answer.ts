@@ -4,23 +4,21 @@ import { AdmissionUnavailableError } from '../admission/admission.ts';
 import { ForbiddenError } from '../commands/authorization.ts';
 import { REQUEST_REFUSALS, type RequestRefusalCode } from '../domain/refusals.ts';
 import { isDatabaseUnavailable } from '../postgres/database-unavailable.ts';
-import type { Exchange } from './exchange.ts';
+import type { Exchange, FieldList, RequestHead } from './exchange.ts';
 
 const RETRY_AFTER_SECONDS = 1;
 
 export type AnswerHeaders = Readonly<Record<string, string | number>>;
-/** Names and values in turn. */
-export type FieldList = readonly (string | number)[];
 
 /**
  * Sends an answer whole and counts it. Every answer forbids caches to keep it, since almost all carry a decision or a state of the moment, and browsers to guess its type.
  * Does nothing where the client is gone.
  */
 export function answer(
-  { response, route, startedMs, scope }: Exchange,
+  { response, route, startedMs, scope }: Exchange<RequestHead>,
   status: number,
   body: string,
-  headers: AnswerHeaders | FieldList = [],
+  headers: AnswerHeaders | Readonly<FieldList> = [],
 ): void {
   if (response.headersSent || response.destroyed) return;
   response.writeHead(status, headerFields(body, headers));
@@ -28,7 +26,7 @@ export function answer(
   scope.metrics.answered(route, status, performance.now() - startedMs);
 }
 
-const OWN_FIELDS: FieldList = [
+const OWN_FIELDS: Readonly<FieldList> = [
   'content-type',
   'application/json; charset=utf-8',
   'cache-control',
@@ -39,8 +37,8 @@ const OWN_FIELDS: FieldList = [
 ];
 
 /** Names and values in turn, as Node writes them without making an object of them first. A list has no names but further ones. */
-function headerFields(body: string, headers: AnswerHeaders | FieldList): (string | number)[] {
-  const fields = [...OWN_FIELDS, Buffer.byteLength(body)];
+function headerFields(body: string, headers: AnswerHeaders | Readonly<FieldList>): FieldList {
+  const fields: FieldList = [...OWN_FIELDS, Buffer.byteLength(body)];
   if (isList(headers)) {
     for (const part of headers) fields.push(part);
     return fields;
@@ -56,7 +54,7 @@ function headerFields(body: string, headers: AnswerHeaders | FieldList): (string
   return fields;
 }
 
-function isList(headers: AnswerHeaders | FieldList): headers is FieldList {
+function isList(headers: AnswerHeaders | Readonly<FieldList>): headers is Readonly<FieldList> {
   return Array.isArray(headers);
 }
 
@@ -64,7 +62,13 @@ function isList(headers: AnswerHeaders | FieldList): headers is FieldList {
 export type RefusalPlace = { readonly index?: number; readonly field?: string };
 
 /** Refuses with a code of the catalogue; `detail` says what was wrong and what would be right. */
-export function refuse(exchange: Exchange, code: RequestRefusalCode, detail?: string, headers?: AnswerHeaders, place?: RefusalPlace): void {
+export function refuse(
+  exchange: Exchange<RequestHead>,
+  code: RequestRefusalCode,
+  detail?: string,
+  headers?: AnswerHeaders,
+  place?: RefusalPlace,
+): void {
   const { httpStatus, message } = REQUEST_REFUSALS[code];
   answer(exchange, httpStatus, errorBody(code, detail ?? `${message}.`, place), { ...FIXED_HEADERS[code], ...headers });
 }
@@ -82,7 +86,7 @@ const FIXED_HEADERS: { readonly [Code in RequestRefusalCode]?: AnswerHeaders } =
  * Answers what a route threw: a failure that was to be expected by its code, any other by 500 with an id under which the log has it. Never a stack or a statement. `tell`: for routes whose refusals
  * have a form of their own.
  */
-export function refuseError(exchange: Exchange, error: unknown, tell: typeof refuse = refuse): void {
+export function refuseError(exchange: Exchange<RequestHead>, error: unknown, tell: typeof refuse = refuse): void {
   const { logger, reportOutage } = exchange.scope;
   if (error instanceof ForbiddenError) return tell(exchange, 'FORBIDDEN', error.message);
   if (error instanceof AdmissionUnavailableError) {

@@ -1,10 +1,10 @@
 import type { Actor } from '../domain/actor.ts';
 import type { Authenticate } from '../identity/authenticate.ts';
 import { refuse } from './answer.ts';
-import type { Exchange } from './exchange.ts';
+import type { Exchange, RequestHead } from './exchange.ts';
 
 /** Who calls; null where nobody does or it can't be told, and then the exchange was answered. */
-export async function authenticated(exchange: Exchange, authenticate: Authenticate): Promise<Actor | null> {
+export async function authenticated(exchange: Exchange<RequestHead>, authenticate: Authenticate): Promise<Actor | null> {
   const found = await authenticate(exchange.request.headers.authorization);
   switch (found.kind) {
     case 'actor':

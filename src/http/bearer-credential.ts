@@ -1,8 +1,8 @@
-import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 
 import { accessTokenHash, looksLikeJwt } from '../identity/access-token.ts';
 import { bearerToken } from '../identity/authenticate.ts';
+import type { RequestHead } from './exchange.ts';
 
 /** What a request's `Authorization: Bearer` header holds, in the form in which the data plane asks for it. */
 export type BearerCredential = { readonly kind: 'jwt' } | { readonly kind: 'token'; readonly tokenHash: string };
@@ -15,7 +15,7 @@ export type BearerCredential = { readonly kind: 'jwt' } | { readonly kind: 'toke
 const ofConnection = new WeakMap<Socket, Map<string, BearerCredential>>();
 
 /** Undefined where the header is missing or of another form. Says nothing of whether the credential is any good. */
-export function bearerCredential({ headers, socket }: IncomingMessage): BearerCredential | undefined {
+export function bearerCredential({ headers, socket }: RequestHead): BearerCredential | undefined {
   const { authorization } = headers;
   if (authorization === undefined) return undefined;
   let known = ofConnection.get(socket);

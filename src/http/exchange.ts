@@ -1,12 +1,32 @@
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
+
 import type { Logger } from 'pino';
 
 import type { HttpMetrics } from './metrics.ts';
 
+/** As much of a request as can be told of one that node:http did not read; IncomingMessage is one. */
+export type RequestHead = {
+  readonly headers: Readonly<Pick<IncomingHttpHeaders, 'authorization' | 'content-type' | 'content-encoding'>>;
+  readonly socket: Socket;
+};
+
+/** What an answer is sent by; ServerResponse is one. */
+export type AnswerSink = {
+  readonly headersSent: boolean;
+  /** Nobody is there to be told. */
+  readonly destroyed: boolean;
+  writeHead(status: number, fields: FieldList): unknown;
+  end(body: string): unknown;
+};
+
+/** Names and values in turn. */
+export type FieldList = (string | number)[];
+
 /** One request with what its answer needs. Made once a request, so it stays small. */
-export type Exchange = {
-  readonly request: IncomingMessage;
-  readonly response: ServerResponse;
+export type Exchange<Request extends RequestHead = IncomingMessage> = {
+  readonly request: Request;
+  readonly response: AnswerSink;
   readonly route: string;
   /** `performance.now()` at its arrival. */
   readonly startedMs: number;
@@ -28,4 +48,6 @@ export type Route = {
   readonly path: string;
   readonly name: string;
   handle(exchange: Exchange): void | Promise<void>;
+  /** The same for a request that has arrived whole and was not read by node:http ({@link readPlainRequest}), where the route can do with that little. */
+  readonly handlePlain?: (exchange: Exchange<RequestHead>, body: Buffer) => void;
 };

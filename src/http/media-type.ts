@@ -1,5 +1,5 @@
 import { refuse } from './answer.ts';
-import type { Exchange } from './exchange.ts';
+import type { Exchange, RequestHead } from './exchange.ts';
 
 export const JSON_TYPE = 'application/json';
 export const NDJSON_TYPES = ['application/x-ndjson', 'application/ndjson', 'application/jsonl', 'application/x-jsonlines'] as const;
@@ -8,7 +8,7 @@ export const NDJSON_TYPES = ['application/x-ndjson', 'application/ndjson', 'appl
  * The media type of the body in lower case and without parameters, undefined where none is given; `refused` where it is not among `allowed`, is not UTF-8 or is compressed,
  * and then the exchange was answered (415).
  */
-export function bodyType(exchange: Exchange, allowed: readonly string[]): string | undefined | typeof REFUSED {
+export function bodyType(exchange: Exchange<RequestHead>, allowed: readonly string[]): string | undefined | typeof REFUSED {
   const { 'content-type': given, 'content-encoding': encoding } = exchange.request.headers;
   if (encoding !== undefined && encoding.toLowerCase() !== 'identity')
     return refuseType(exchange, 'Send the body uncompressed, without Content-Encoding.');
@@ -26,7 +26,7 @@ export function bodyType(exchange: Exchange, allowed: readonly string[]): string
 
 export const REFUSED = Symbol('refused');
 
-function refuseType(exchange: Exchange, detail: string): typeof REFUSED {
+function refuseType(exchange: Exchange<RequestHead>, detail: string): typeof REFUSED {
   refuse(exchange, 'UNSUPPORTED_MEDIA_TYPE', detail);
   return REFUSED;
 }

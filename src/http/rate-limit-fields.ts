@@ -1,5 +1,6 @@
 import type { RefusedBy, VerifyAnswer } from '../admission/admission.ts';
-import type { AnswerHeaders, FieldList } from './answer.ts';
+import type { AnswerHeaders } from './answer.ts';
+import type { FieldList } from './exchange.ts';
 
 const MINUTE_SECONDS = 60;
 const DAY_SECONDS = 24 * 60 * MINUTE_SECONDS;
@@ -21,7 +22,7 @@ const QUOTAS = {
  */
 export function rateLimitFields({ code, rateLimit, quotas, refusedBy }: VerifyAnswer, nowEpochSeconds: number): FieldList {
   const retryAfterSeconds = refusedBy?.retryAfterSeconds ?? null;
-  const fields: (string | number)[] = retryAfterSeconds === null ? [] : ['retry-after', retryAfterSeconds];
+  const fields: FieldList = retryAfterSeconds === null ? [] : ['retry-after', retryAfterSeconds];
   const refusing = nameOfRefusing(refusedBy);
   let policies = '';
   let states = '';

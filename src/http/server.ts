@@ -10,9 +10,12 @@ import { createClientAddress } from './client-address.ts';
 import type { HttpScope, Route } from './exchange.ts';
 import type { HttpMetrics } from './metrics.ts';
 import { createOutageLog } from './outage-log.ts';
+import { createPlainConnections } from './plain-connections.ts';
 import { createRouter, pathOf } from './router.ts';
 
 const SECOND_MS = 1000;
+/** Above the 60 seconds after which load balancers let idle connections go: theirs must be the end that closes. */
+const KEEP_ALIVE_MS = 65 * SECOND_MS;
 const GRAPHQL_PATH = '/graphql';
 
 /** What answers below `/graphql`; it reads and limits its own bodies. */
@@ -54,12 +57,12 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   // Node forgets a socket that was upgraded; it still has to end with the server.
   const upgraded = new Set<Duplex>();
 
+  const headersTimeoutMs = Math.min(requestTimeoutMs, 15 * SECOND_MS);
   const server = createServer(
     {
       noDelay: true,
-      // Above the 60 seconds after which load balancers let idle connections go: theirs must be the end that closes.
-      keepAliveTimeout: 65 * SECOND_MS,
-      headersTimeout: Math.min(requestTimeoutMs, 15 * SECOND_MS),
+      keepAliveTimeout: KEEP_ALIVE_MS,
+      headersTimeout: headersTimeoutMs,
       requestTimeout: requestTimeoutMs,
       connectionsCheckingInterval: Math.min(requestTimeoutMs, 5 * SECOND_MS),
       maxHeaderSize: 16 * 1024,
@@ -105,6 +108,25 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     });
   }
 
+  // What node:http does with a new connection, and now only with one that is not plain.
+  const [byNode] = server.listeners('connection');
+  const serveWithNode = (socket: Socket): void => void byNode?.call(server, socket);
+  const plainRoute = options.routes.find(({ handlePlain }) => handlePlain !== undefined);
+  const plain =
+    plainRoute === undefined
+      ? undefined
+      : createPlainConnections({
+          route: plainRoute,
+          scope,
+          handOver: serveWithNode,
+          silence: { firstMs: headersTimeoutMs, bodyMs: requestTimeoutMs, keepAliveMs: KEEP_ALIVE_MS },
+          onBroken: answerBrokenRequest,
+        });
+  server.removeAllListeners('connection').on('connection', (socket: Socket) => {
+    // A log of all requests tells more of each than is read of plain ones.
+    if (plain === undefined || logger.isLevelEnabled('debug')) serveWithNode(socket);
+    else plain.serve(socket);
+  });
   server.on('clientError', answerBrokenRequest);
   server.on('upgrade', (request, socket: Socket, head) => {
     socket.on('error', () => socket.destroy());
@@ -127,9 +149,11 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     // A connection falls idle when its answer has gone out; Node closes only those that are idle when asked.
     while (open && performance.now() < deadline) {
       server.closeIdleConnections();
+      plain?.closeIdle();
       await Promise.race([closed, sleep(25)]);
     }
     server.closeAllConnections();
+    plain?.closeAll();
     for (const socket of upgraded) socket.destroy();
     await closed;
   }

@@ -8,7 +8,7 @@ import type { Authenticate } from '../identity/authenticate.ts';
 import { answer, refuse, refuseError } from './answer.ts';
 import { authenticated } from './authenticated.ts';
 import { bearerCredential, type BearerCredential } from './bearer-credential.ts';
-import type { Exchange, Route } from './exchange.ts';
+import type { Exchange, RequestHead, Route } from './exchange.ts';
 import { bodyType, JSON_TYPE, REFUSED } from './media-type.ts';
 import { readBody } from './read-body.ts';
 import type { DataPlaneMetrics } from './metrics.ts';
@@ -29,7 +29,7 @@ export function verifyRoute({
   readonly authenticate: Authenticate;
   readonly metrics: DataPlaneMetrics;
 }): Route {
-  function receive(exchange: Exchange, credential: BearerCredential, body: Buffer): void {
+  function receive(exchange: Exchange<RequestHead>, credential: BearerCredential, body: Buffer): void {
     const request = parseQuestion(exchange, body);
     if (request === null) return;
     const decided = credential.kind === 'jwt' ? verifyForActor(exchange, request) : admission.verify(credential, request);
@@ -43,7 +43,7 @@ export function verifyRoute({
     );
   }
 
-  async function verifyForActor(exchange: Exchange, request: VerifyRequest): Promise<VerifyAnswer | CallerRefused | null> {
+  async function verifyForActor(exchange: Exchange<RequestHead>, request: VerifyRequest): Promise<VerifyAnswer | CallerRefused | null> {
     const actor = await authenticated(exchange, authenticate);
     if (actor === null) return null;
     if (!allows(actor, 'keys:verify')) throw new ForbiddenError('keys:verify');
@@ -51,7 +51,7 @@ export function verifyRoute({
     return admission.verify(caller, request);
   }
 
-  function tell(exchange: Exchange, verdict: VerifyAnswer | CallerRefused): void {
+  function tell(exchange: Exchange<RequestHead>, verdict: VerifyAnswer | CallerRefused): void {
     switch (verdict.kind) {
       case 'answer':
         metrics.verified(verdict.code);
@@ -72,9 +72,8 @@ export function verifyRoute({
     path: '/v1/verify',
     name: 'verify',
     handle(exchange) {
-      const credential = bearerCredential(exchange.request);
-      if (credential === undefined) return refuse(exchange, 'UNAUTHENTICATED');
-      if (bodyType(exchange, JSON_ONLY) === REFUSED) return;
+      const credential = credentialOf(exchange);
+      if (credential === null) return;
       readBody(exchange, MAX_VERIFY_BODY_BYTES, (body) => {
         try {
           receive(exchange, credential, body);
@@ -83,11 +82,25 @@ export function verifyRoute({
         }
       });
     },
+    handlePlain(exchange, body) {
+      const credential = credentialOf(exchange);
+      if (credential !== null) receive(exchange, credential, body);
+    },
   };
 }
 
+/** Null where none was given or the body is of another type than JSON; then it was answered. */
+function credentialOf(exchange: Exchange<RequestHead>): BearerCredential | null {
+  const credential = bearerCredential(exchange.request);
+  if (credential === undefined) {
+    refuse(exchange, 'UNAUTHENTICATED');
+    return null;
+  }
+  return bodyType(exchange, JSON_ONLY) === REFUSED ? null : credential;
+}
+
 /** Null where the body is malformed; then it was answered. */
-function parseQuestion(exchange: Exchange, body: Buffer): VerifyRequest | null {
+function parseQuestion(exchange: Exchange<RequestHead>, body: Buffer): VerifyRequest | null {
   let given: unknown;
   try {
     given = JSON.parse(body.toString());

@@ -40,7 +40,7 @@ export async function openDataPlane(options: DataPlaneOptions = {}) {
       next();
     },
   });
-  const logger = pino({ level: options.logLevel ?? 'debug' }, sink);
+  const logger = pino({ level: options.logLevel ?? 'info' }, sink);
   const authenticate = createAuthenticate({ db: database.kysely, oidc: options.oidc ?? null });
   const admission = options.admission ?? ledger.admission;
   const metrics = createMetrics({

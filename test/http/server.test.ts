@@ -76,7 +76,7 @@ describe('a path or method that is not there', () => {
   });
 
   it('leaves the query out of what is looked up and of what is logged', async () => {
-    const plane = await open();
+    const plane = await open({ logLevel: 'debug' });
     expect((await plane.ask('/livez?probe=sk_live_canary')).status).toBe(200);
     await expect.poll(() => plane.logged.join('')).toContain('"path":"/livez"');
     expect(plane.logged.join('')).not.toContain('sk_live_canary');
@@ -298,7 +298,7 @@ describe('GraphQL', () => {
 
 describe('the client in the log', () => {
   async function loggedClient(trustedProxies: readonly string[], forwarded: string): Promise<unknown> {
-    const plane = await open({ trustedProxies });
+    const plane = await open({ trustedProxies, logLevel: 'debug' });
     await plane.ask('/livez', { headers: { 'x-forwarded-for': forwarded } });
     await expect.poll(() => plane.logged.some((line) => line.includes('"answered"'))).toBe(true);
     return (JSON.parse(plane.logged.find((line) => line.includes('"answered"')) ?? '{}') as { client?: unknown }).client;

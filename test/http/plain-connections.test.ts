@@ -1,0 +1,413 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
+import { createServer, type AddressInfo, type Socket } from 'node:net';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+
+import type { Admission } from '../../src/admission/admission.ts';
+import { answer } from '../../src/http/answer.ts';
+import { createPlainConnections, type PlainConnections } from '../../src/http/plain-connections.ts';
+import { openTestLedger, type TestLedger } from '../support/ledger.ts';
+import { openDataPlane, type DataPlane, type DataPlaneOptions } from './data-plane.ts';
+import { openRawConnection, type RawConnection } from './raw-connection.ts';
+
+let ledger: TestLedger;
+let secret: string;
+const opened: DataPlane[] = [];
+
+beforeAll(async () => {
+  ledger = await openTestLedger();
+  const key = await ledger.newKey({ quotas: { daily: 1_000_000 }, limits: { requestsPerMinute: 1_000_000 }, metadata: { team: 'rød' } });
+  secret = key.secret;
+});
+afterEach(async () => {
+  await Promise.all(opened.splice(0).map((plane) => plane.close()));
+});
+afterAll(() => ledger.close());
+
+async function open(options: DataPlaneOptions = {}): Promise<DataPlane & { readonly token: string }> {
+  const plane = await openDataPlane({ on: ledger, ...options });
+  opened.push(plane);
+  const { secret: token } = await plane.newToken(['keys:verify']);
+  return Object.assign(plane, { token });
+}
+
+type Asked = { readonly token?: string | null; readonly target?: string; readonly fields?: readonly string[]; readonly body?: string };
+
+function ask(token: string, { target = '/v1/verify', fields = [], body = JSON.stringify({ key: secret }), ...given }: Asked = {}): string {
+  const credential = given.token === undefined ? token : given.token;
+  const lines = [
+    'Host: x',
+    ...(credential === null ? [] : [`Authorization: Bearer ${credential}`]),
+    `Content-Length: ${Buffer.byteLength(body)}`,
+    ...fields,
+  ];
+  return `POST ${target} HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n${body}`;
+}
+
+/** Counts the requests that node:http reads meanwhile. */
+async function readByNode(work: () => Promise<void>): Promise<number> {
+  let count = 0;
+  const onRequest = (): void => void count++;
+  subscribe('http.server.request.start', onRequest);
+  try {
+    await work();
+  } finally {
+    unsubscribe('http.server.request.start', onRequest);
+  }
+  return count;
+}
+
+/** Waits until so many answers have come. */
+async function answers(raw: RawConnection, count: number): Promise<readonly string[]> {
+  await expect.poll(() => whole(raw.received()).length).toBe(count);
+  return whole(raw.received());
+}
+
+/** Splits what came into answers; the last one may be in the making. */
+function whole(received: string): readonly string[] {
+  const found: string[] = [];
+  let rest = Buffer.from(received);
+  for (;;) {
+    const end = rest.indexOf('\r\n\r\n');
+    if (end === -1) return found;
+    const length = Number(/content-length: (\d+)/i.exec(rest.toString('utf8', 0, end))?.[1]);
+    if (rest.length < end + 4 + length) return found;
+    found.push(rest.toString('utf8', 0, end + 4 + length));
+    rest = rest.subarray(end + 4 + length);
+  }
+}
+
+/** Without what is another each time. */
+function comparable(text: string): string {
+  return text
+    .replace(/"requestId":"[^"]+"/, '"requestId":"…"')
+    .replace(/"position":"\d+"/, '"position":"…"')
+    .replaceAll(/remaining(":|: )\d+/gi, 'remaining$1…')
+    .replaceAll(/r=\d+/g, 'r=…')
+    .replaceAll(/t=\d+/g, 't=…')
+    .replaceAll(/reset(":|: )\d+/gi, 'reset$1…')
+    .replace(/Date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT/, 'Date: …')
+    .replace(/content-length: \d+/, 'content-length: …');
+}
+
+describe('a plain connection', () => {
+  it.each<[string, Asked]>([
+    ['that passes', {}],
+    ['of a key that is none', { body: '{"key":"sk_live_none"}' }],
+    ['without a credential', { token: null }],
+    ['with a credential that nobody has', { token: 'kl_nobody' }],
+    ['with a body that is no JSON', { body: 'key' }],
+    ['with a body of another form', { body: '{"key":1,"oddity":"é"}' }],
+    ['with no body', { body: '' }],
+    ['of another type', { fields: ['Content-Type: text/plain'] }],
+    ['in another encoding', { fields: ['Content-Type: application/json; charset=latin1'] }],
+    ['that says that it keeps its connection', { fields: ['Connection: keep-alive'] }],
+  ])('answers a request %s as node:http does', async (_what, asked) => {
+    const plane = await open();
+    const plain = await openRawConnection(plane.port);
+    const node = await openRawConnection(plane.port);
+    const read = await readByNode(async () => {
+      plain.write(ask(plane.token, asked));
+      await answers(plain, 1);
+    });
+    expect(read).toBe(0);
+    // A query is no part of the path, and only a bare path is plain.
+    const readWithQuery = await readByNode(async () => {
+      node.write(ask(plane.token, { ...asked, target: '/v1/verify?whole' }));
+      await answers(node, 1);
+    });
+    expect(readWithQuery).toBe(1);
+    const [one = ''] = await answers(plain, 1);
+    expect(one).toMatch(/^HTTP\/1\.1 \d{3} .*\r\nDate: .*\r\nConnection: keep-alive\r\nKeep-Alive: timeout=65\r\n\r\n\{.*\}$/s);
+    expect(comparable(one)).toBe(comparable((await answers(node, 1))[0] ?? ''));
+    plain.socket.destroy();
+    node.socket.destroy();
+  });
+
+  it('answers one request after the other, and counts them', async () => {
+    const plane = await open();
+    const raw = await openRawConnection(plane.port);
+    const read = await readByNode(async () => {
+      for (let count = 1; count <= 20; count++) {
+        raw.write(ask(plane.token));
+        await answers(raw, count);
+      }
+    });
+    expect(read).toBe(0);
+    expect((await plane.ask('/metrics')).text).toContain('keyledger_http_requests_total{route="verify",status="200"} 20');
+    raw.socket.destroy();
+  });
+
+  it('becomes node:http’s with the first request of another kind, and stays that', async () => {
+    const plane = await open();
+    const raw = await openRawConnection(plane.port);
+    const read = await readByNode(async () => {
+      raw.write(ask(plane.token));
+      await answers(raw, 1);
+      raw.write('GET /livez HTTP/1.1\r\nHost: x\r\n\r\n');
+      await answers(raw, 2);
+      raw.write(ask(plane.token));
+      await answers(raw, 3);
+    });
+    expect(read).toBe(2);
+    const codes = whole(raw.received()).map((one) => /"code":"\w+"|"status":"ok"/.exec(one)?.[0]);
+    expect(codes).toEqual(['"code":"VALID"', '"status":"ok"', '"code":"VALID"']);
+    raw.socket.destroy();
+  });
+
+  it('answers a request wherever it is cut in two', async () => {
+    const plane = await open();
+    const text = ask(plane.token);
+    for (let place = 1; place < text.length; place += 7) {
+      const raw = await openRawConnection(plane.port);
+      raw.socket.setNoDelay();
+      raw.write(text.slice(0, place));
+      await new Promise((resolve) => setTimeout(resolve, 2));
+      raw.write(text.slice(place));
+      expect((await answers(raw, 1))[0]).toContain('"code":"VALID"');
+      raw.socket.destroy();
+    }
+  });
+
+  it.each([
+    ['in one piece', false],
+    ['in two', true],
+  ])('answers pipelined requests in their order, %s', async (_what, apart) => {
+    const plane = await open();
+    const raw = await openRawConnection(plane.port);
+    const bodies = ['{"key":"sk_live_none"}', JSON.stringify({ key: secret }), '{', JSON.stringify({ key: secret })];
+    const [first = '', ...others] = bodies.map((body) => ask(plane.token, { body }));
+    if (apart) {
+      raw.write(first);
+      await new Promise((resolve) => setImmediate(resolve));
+      raw.write(others.join(''));
+    } else raw.write(first + others.join(''));
+    const codes = (await answers(raw, 4)).map((one) => /"code":"(\w+)"/.exec(one)?.[1]);
+    expect(codes).toEqual(['INVALID_KEY', 'VALID', 'BAD_USER_INPUT', 'VALID']);
+    raw.socket.destroy();
+  });
+
+  it('answers what comes while an answer is awaited after it', async () => {
+    const gate = Promise.withResolvers<void>();
+    const admission: Admission = {
+      ...ledger.admission,
+      async verify(caller, request) {
+        await gate.promise;
+        return ledger.admission.verify(caller, request);
+      },
+    };
+    const plane = await open({ admission });
+    const raw = await openRawConnection(plane.port);
+    raw.write(ask(plane.token));
+    await plane.ask('/livez');
+    raw.write('GET /livez HTTP/1.1\r\nHost: x\r\n');
+    await plane.ask('/livez');
+    raw.write('\r\n');
+    await plane.ask('/livez');
+    expect(raw.received()).toBe('');
+    gate.resolve();
+    const told = await answers(raw, 2);
+    expect(told[0]).toContain('"code":"VALID"');
+    expect(told[1]).toContain('"status":"ok"');
+    raw.socket.destroy();
+  });
+
+  it('tells a client that sends no more', async () => {
+    const plane = await open();
+    const raw = await openRawConnection(plane.port);
+    raw.socket.end(ask(plane.token));
+    expect(await raw.ended()).toContain('"code":"VALID"');
+  });
+
+  it('is gone without a word where its client is', async () => {
+    const plane = await open();
+    const raw = await openRawConnection(plane.port);
+    raw.write(ask(plane.token));
+    raw.socket.resetAndDestroy();
+    await raw.ended();
+    expect((await plane.ask('/livez')).status).toBe(200);
+    expect(plane.logged.join('')).not.toContain('"level":50');
+  });
+
+  it('is told 408 where it never says anything', async () => {
+    const plane = await open({ requestTimeoutMs: 300 });
+    const raw = await openRawConnection(plane.port);
+    expect(await raw.ended()).toMatch(/^HTTP\/1\.1 408 .*"code":"REQUEST_TIMEOUT"/s);
+  });
+
+  it('reads a body that comes by itself, each time', async () => {
+    const plane = await open();
+    const raw = await openRawConnection(plane.port);
+    raw.socket.setNoDelay();
+    const text = ask(plane.token);
+    const body = text.indexOf('\r\n\r\n') + 4;
+    const read = await readByNode(async () => {
+      for (let count = 1; count <= 5; count++) {
+        raw.write(text.slice(0, body + count));
+        await new Promise((resolve) => setTimeout(resolve, 5));
+        raw.write(text.slice(body + count));
+        expect((await answers(raw, count)).at(-1)).toContain('"code":"VALID"');
+      }
+    });
+    expect(read).toBe(0);
+    raw.socket.destroy();
+  });
+
+  it.each([
+    ['the rest of a head', -20],
+    ['the rest of a body', -1],
+  ])('tells 408 where %s does not come', async (_what, place) => {
+    const plane = await open({ requestTimeoutMs: 300 });
+    const raw = await openRawConnection(plane.port);
+    raw.write(ask(plane.token));
+    await answers(raw, 1);
+    raw.write(ask(plane.token, { body: '{"key":"1"}' }).slice(0, place));
+    expect(await raw.ended()).toMatch(/HTTP\/1\.1 200 .*HTTP\/1\.1 408 /s);
+  });
+
+  it('tells 408 where a body comes byte by byte', async () => {
+    const plane = await open({ requestTimeoutMs: 300 });
+    const raw = await openRawConnection(plane.port);
+    const text = ask(plane.token, { body: ' '.repeat(1000) });
+    raw.write(text.slice(0, -1000));
+    const drip = setInterval(() => raw.write(' '), 20);
+    expect(await raw.ended()).toMatch(/^HTTP\/1\.1 408 /);
+    clearInterval(drip);
+  });
+
+  it('tells 400 to a client that ends in the middle of a body', async () => {
+    const plane = await open();
+    const raw = await openRawConnection(plane.port);
+    raw.socket.end(ask(plane.token).slice(0, -1));
+    expect(await raw.ended()).toMatch(/^HTTP\/1\.1 400 .*"code":"BAD_USER_INPUT"/s);
+  });
+
+  it('ends with its answer while the server drains, and at once where none is awaited', async () => {
+    const gate = Promise.withResolvers<void>();
+    const arrived = Promise.withResolvers<void>();
+    const admission: Admission = {
+      ...ledger.admission,
+      async verify(caller, request) {
+        if (request.endpoint === 'slow') {
+          arrived.resolve();
+          await gate.promise;
+        }
+        return ledger.admission.verify(caller, request);
+      },
+    };
+    const plane = await open({ admission });
+    const [idle, silent, busy] = [
+      await openRawConnection(plane.port),
+      await openRawConnection(plane.port),
+      await openRawConnection(plane.port),
+    ];
+    idle.write(ask(plane.token));
+    await answers(idle, 1);
+    busy.write(ask(plane.token, { body: JSON.stringify({ key: secret, endpoint: 'slow' }) }));
+    await arrived.promise;
+    const drained = plane.server.drain(10_000);
+    await Promise.all([idle.ended(), silent.ended()]);
+    gate.resolve();
+    await drained;
+    expect(await busy.ended()).toMatch(/^HTTP\/1\.1 200 .*\r\nConnection: close\r\n\r\n.*"code":"VALID"/s);
+  });
+});
+
+describe('by itself', () => {
+  type Server = {
+    readonly port: number;
+    readonly plain: PlainConnections;
+    readonly released: Socket[];
+    /** How many requests were. */ answered(): number;
+    close(): void;
+  };
+  const servers: Server[] = [];
+  afterEach(() => {
+    for (const server of servers.splice(0)) server.close();
+  });
+
+  /** Answers 200 with so many bytes, at once. */
+  async function serve({ bytes = 2, keepAliveMs = 65_000 } = {}): Promise<Server> {
+    const released: Socket[] = [];
+    let answered = 0;
+    const logger = { error: () => undefined } as never;
+    const plain = createPlainConnections({
+      route: {
+        method: 'POST',
+        path: '/v1/verify',
+        name: 'verify',
+        handle: () => undefined,
+        handlePlain(exchange) {
+          answered++;
+          answer(exchange, 200, 'x'.repeat(bytes));
+        },
+      },
+      scope: { logger, metrics: { answered: () => undefined }, reportOutage: () => undefined, isDraining: () => false },
+      handOver: (socket) => void released.push(socket),
+      silence: { firstMs: 10_000, bodyMs: 10_000, keepAliveMs },
+      onBroken: (_error, socket) => socket.destroy(),
+    });
+    const server = createServer({ allowHalfOpen: true }, (socket) => plain.serve(socket));
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const close = (): void => {
+      plain.closeAll();
+      for (const socket of released) socket.destroy();
+      server.close();
+    };
+    const made = { port: (server.address() as AddressInfo).port, plain, released, answered: () => answered, close };
+    servers.push(made);
+    return made;
+  }
+
+  it('ends after the time for which a connection may be silent', async () => {
+    const { port } = await serve({ keepAliveMs: 100 });
+    const raw = await openRawConnection(port);
+    raw.write(ask(''));
+    expect(await raw.ended()).toMatch(/^HTTP\/1\.1 200 OK/);
+  });
+
+  it('reads no more of a client that does not read its answers', async () => {
+    const server = await serve({ bytes: 1_000_000 });
+    const raw = await openRawConnection(server.port);
+    raw.socket.pause();
+    let sent = 0;
+    const pour = setInterval(() => {
+      sent++;
+      raw.write(ask(''));
+    }, 1);
+    const answeredIn = async (ms: number): Promise<number> => {
+      const before = server.answered();
+      await new Promise((resolve) => setTimeout(resolve, ms));
+      return server.answered() - before;
+    };
+    await expect.poll(() => answeredIn(100), { timeout: 5000 }).toBe(0);
+    const before = sent;
+    expect(await answeredIn(100)).toBe(0);
+    expect(sent).toBeGreaterThan(before);
+    clearInterval(pour);
+    const stopped = server.answered();
+    raw.socket.resume();
+    // What has come together meanwhile is not plain.
+    await expect.poll(() => server.answered() - stopped + server.released.length).toBeGreaterThan(0);
+  });
+
+  it('leaves nothing of itself on a socket that it handed over', async () => {
+    const { port, released } = await serve();
+    const raw = await openRawConnection(port);
+    raw.write(ask(''));
+    await answers(raw, 1);
+    raw.write('GET / HTTP/1.1\r\n');
+    await expect.poll(() => released.length).toBe(1);
+    const [socket] = released;
+    const fresh = await new Promise<Socket>((resolve) => {
+      const other = createServer({ allowHalfOpen: true }, (accepted) => {
+        other.close();
+        resolve(accepted);
+      }).listen(0, '127.0.0.1', () => void openRawConnection((other.address() as AddressInfo).port));
+    });
+    const counts = (of: Socket | undefined) =>
+      Object.fromEntries((of?.eventNames() ?? []).map((name) => [String(name), of?.listenerCount(name)]));
+    expect(counts(socket)).toEqual(counts(fresh));
+    expect(socket?.timeout).toBe(0);
+    fresh.destroy();
+  });
+});
