@@ -26,6 +26,11 @@ export function bearerCredential({ headers, socket }: RequestHead): BearerCreden
   const credential: BearerCredential = looksLikeJwt(token) ? { kind: 'jwt' } : { kind: 'token', tokenHash: accessTokenHash(token) };
   if (known === undefined) ofConnection.set(socket, (known = new Map<string, BearerCredential>()));
   known.clear();
-  known.set(authorization, credential);
+  known.set(copyOf(authorization), credential);
   return credential;
+}
+
+/** A header's value may be a view of the whole head that it was cut out of, which would be kept with it. */
+function copyOf(text: string): string {
+  return Buffer.from(text, 'latin1').toString('latin1');
 }

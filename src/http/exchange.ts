@@ -16,6 +16,7 @@ export type AnswerSink = {
   readonly headersSent: boolean;
   /** Nobody is there to be told. */
   readonly destroyed: boolean;
+  /** Values are the server's own: not every sink looks at what is in them, so nothing from outside belongs there. */
   writeHead(status: number, fields: FieldList): unknown;
   end(body: string): unknown;
 };
@@ -42,6 +43,12 @@ export type HttpScope = {
   isDraining(): boolean;
 };
 
+export type PlainHandler = {
+  /** Requests with a larger body come by node:http. */
+  readonly maxBodyBytes: number;
+  handle(exchange: Exchange<RequestHead>, body: Buffer): void;
+};
+
 /** A path and method, and what answers there. A path that ends in `/*` stands for all below it; `ANY` is each method that no other route of the path has. `name` is its label in metrics. A promise that rejects is answered as {@link refuseError} says. */
 export type Route = {
   readonly method: 'GET' | 'POST' | 'ANY';
@@ -49,5 +56,5 @@ export type Route = {
   readonly name: string;
   handle(exchange: Exchange): void | Promise<void>;
   /** The same for a request that has arrived whole and was not read by node:http ({@link readPlainRequest}), where the route can do with that little. */
-  readonly handlePlain?: (exchange: Exchange<RequestHead>, body: Buffer) => void;
+  readonly plain?: PlainHandler;
 };

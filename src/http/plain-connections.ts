@@ -16,7 +16,7 @@ export type PlainConnections = {
 };
 
 type Options = {
-  /** The route that is answered here; it must have `handlePlain`. */
+  /** The route that is answered here; it must have `plain`. */
   readonly route: Route;
   readonly scope: HttpScope;
   /** Makes node:http the reader of a connection. */
@@ -30,7 +30,8 @@ type Options = {
 /**
  * Serves connections that carry nothing but plain requests for one route ({@link readPlainRequest}), one after the other, without node:http, which takes as long to read a request and to write its
  * answer as deciding it does. A body may come in a piece of its own, as many clients send it. With the first bytes of any other kind a connection becomes node:http's, for good and with those bytes: it alone
- * judges what is malformed, in more pieces, pipelined or for another path, and its limits of size and time hold for that. Answers are the same to the byte.
+ * judges what is malformed, in more pieces, pipelined or for another path, and its limits of size and time hold for that. Answers are the same to the byte, but for those of a server that drains and of
+ * clients that have closed their half of the connection, to which node:http says nothing.
  */
 export function createPlainConnections(options: Options): PlainConnections {
   const connections = new Set<PlainConnection>();
@@ -49,10 +50,10 @@ export function createPlainConnections(options: Options): PlainConnections {
   };
 }
 
-function contextOf({ route, scope, handOver, silence, onBroken }: Options) {
-  const { method, path, name, handlePlain } = route;
-  if (handlePlain === undefined) throw new Error(`The route ${name} can't be served without node:http.`);
-  return { requestLine: `${method} ${path} HTTP/1.1\r\n`, name, handlePlain, scope, handOver, silence, onBroken };
+function contextOf({ route, ...others }: Options) {
+  const { method, path, name, plain } = route;
+  if (plain === undefined) throw new Error(`The route ${name} can't be served without node:http.`);
+  return { ...others, name, plain, requestLine: `${method} ${path} HTTP/1.1\r\n` };
 }
 
 type Context = ReturnType<typeof contextOf>;
@@ -65,9 +66,12 @@ class PlainConnection {
   #current: PlainAnswer | undefined;
   /** What came while an answer was awaited, or the request whose body is still to come. */
   #kept: Buffer | undefined;
+  #served = false;
   #timeoutMs = 0;
   /** The client has sent all that it will. */
-  #ended = false;
+  #halfClosed = false;
+  /** What is written last is on its way; nothing more is read. */
+  #ending = false;
 
   constructor(socket: Socket, context: Context, leave: () => void) {
     this.socket = socket;
@@ -78,8 +82,14 @@ class PlainConnection {
     socket.on('error', this.#onError).on('close', leave);
   }
 
+  /** As node:http sees it, a connection on which nothing has come is about to be used. */
   get idle(): boolean {
-    return this.#current === undefined && this.#kept === undefined && this.socket.writableLength === 0;
+    return this.#served && this.#current === undefined && this.#kept === undefined && this.socket.writableLength === 0;
+  }
+
+  /** Whether the answer that is written now is the last one. */
+  get last(): boolean {
+    return this.#halfClosed || this.context.scope.isDraining();
   }
 
   #expectWithin(ms: number): void {
@@ -89,6 +99,7 @@ class PlainConnection {
   }
 
   readonly #onData = (chunk: Buffer): void => {
+    if (this.#ending) return;
     const kept = this.#kept;
     const bytes = kept === undefined ? chunk : Buffer.concat([kept, chunk]);
     if (this.#current !== undefined) {
@@ -97,25 +108,29 @@ class PlainConnection {
       this.socket.pause();
       return;
     }
-    const request = readPlainRequest(bytes, this.context.requestLine);
-    if (request === null || (request.missing > 0 && kept !== undefined)) return this.#release(bytes);
-    const { silence } = this.context;
+    const { requestLine, plain, silence } = this.context;
+    const request = readPlainRequest(bytes, requestLine, plain.maxBodyBytes);
+    if (request === null) return this.#release(bytes);
     if (request.missing > 0) {
+      // More pieces than two, and who is refused without a look at the body, are node:http's.
+      if (kept !== undefined || request.headers.authorization === undefined) return this.#release(bytes);
       this.#kept = bytes;
       this.#expectWithin(silence.bodyMs);
       return;
     }
     this.#kept = undefined;
-    this.#expectWithin(silence.keepAliveMs);
+    this.#served = true;
+    // A second more than clients are told, as node:http has it: theirs must be the end that closes.
+    this.#expectWithin(silence.keepAliveMs + SECOND_MS);
     this.#handle(request);
   };
 
   #handle({ headers, body }: PlainRequest): void {
-    const { scope, name, handlePlain } = this.context;
+    const { scope, name, plain } = this.context;
     const response = (this.#current = new PlainAnswer(this));
     const exchange = { request: { headers, socket: this.socket }, response, route: name, startedMs: performance.now(), scope };
     try {
-      handlePlain(exchange, body);
+      plain.handle(exchange, body);
     } catch (error) {
       refuseError(exchange, error);
     }
@@ -135,10 +150,18 @@ class PlainConnection {
   answer(text: string, last: boolean): void {
     this.#current = undefined;
     const flushed = this.socket.write(text);
-    if (last || this.#ended) return this.socket.destroySoon();
+    if (last) return this.#end();
     if (this.#kept !== undefined) return this.#release(this.#kept);
     // A client that does not read its answers is not read either.
     if (!flushed) this.socket.pause();
+  }
+
+  /** Ends the connection once all is written, or when nobody has read it for too long. */
+  #end(): void {
+    this.#ending = true;
+    this.#kept = undefined;
+    this.socket.setTimeout(this.context.silence.keepAliveMs);
+    this.socket.destroySoon();
   }
 
   readonly #onDrain = (): void => {
@@ -146,20 +169,21 @@ class PlainConnection {
   };
 
   readonly #onEnd = (): void => {
-    this.#ended = true;
-    if (this.#current !== undefined) return;
-    if (this.#kept === undefined) this.socket.destroySoon();
+    this.#halfClosed = true;
+    if (this.#current !== undefined || this.#ending) return;
+    if (this.#kept === undefined) this.#end();
     else this.#break('HPE_INVALID_EOF_STATE', 'the client sent half of a request');
   };
 
   readonly #onTimeout = (): void => {
     if (this.#current !== undefined) return;
-    if (this.#kept === undefined && this.#timeoutMs === this.context.silence.keepAliveMs) this.socket.destroy();
+    if (this.#ending || (this.#served && this.#kept === undefined)) this.socket.destroy();
     else this.#break('ERR_HTTP_REQUEST_TIMEOUT', 'a request did not come in time');
   };
 
   #break(code: string, message: string): void {
     this.context.onBroken(Object.assign(new Error(message), { code }), this.socket);
+    this.#end();
   }
 
   readonly #onError = (): void => {
@@ -191,9 +215,8 @@ class PlainAnswer implements AnswerSink {
   }
 
   end(body: string): void {
-    const { scope, silence } = this.#connection.context;
-    const last = scope.isDraining();
-    const connection = last ? 'close' : `keep-alive\r\nKeep-Alive: timeout=${silence.keepAliveMs / SECOND_MS}`;
+    const { context, last } = this.#connection;
+    const connection = last ? 'close' : `keep-alive\r\nKeep-Alive: timeout=${context.silence.keepAliveMs / SECOND_MS}`;
     this.#connection.answer(`${this.#head}Date: ${httpDate()}\r\nConnection: ${connection}\r\n\r\n${body}`, last);
   }
 }

@@ -8,30 +8,34 @@ export type PlainRequest = {
   readonly missing: number;
 };
 
-/** Far above what gateways send. */
+/** Far above what gateways send, and below what node:http takes. */
 const MAX_HEAD_BYTES = 8 * 1024;
-const MAX_BODY_BYTES = 64 * 1024;
+const MAX_FIELDS = 100;
 /** Field lines of RFC 9112, 5, with nothing in them that two readers could take differently: names are tokens, values visible ASCII, and lines end with CRLF. */
 const FIELD_LINES = /(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n)+\r\n/y;
 const LENGTH = /^\d{1,9}$/;
 
 /**
- * Reads what has come of a connection as one HTTP/1.1 request and nothing more: `requestLine`, with its CRLF, whole field lines, and a body of up to 64 KiB that is no longer than Content-Length says.
+ * Reads what has come of a connection as one HTTP/1.1 request and nothing more: `requestLine`, with its CRLF, whole field lines, and a body of up to `maxBodyBytes` that is no longer than Content-Length says.
  * Null for all else, of which node:http is the judge: heads that come in pieces, requests that come together or without a host, fields that change how a message is read or what becomes of its
  * connection, fields that come twice, and bytes that no gateway sends. What is read here, node:http reads in the same way (test/http/plain-request.test.ts asks both).
  */
-export function readPlainRequest(chunk: Buffer, requestLine: string): PlainRequest | null {
-  const text = chunk.toString('latin1', 0, MAX_HEAD_BYTES);
+export function readPlainRequest(chunk: Buffer, requestLine: string, maxBodyBytes: number): PlainRequest | null {
+  const headEnd = chunk.indexOf('\r\n\r\n', 0, 'latin1');
+  if (headEnd === -1 || headEnd > MAX_HEAD_BYTES) return null;
+  const bodyStart = headEnd + 4;
+  const text = chunk.toString('latin1', 0, bodyStart);
   if (!text.startsWith(requestLine)) return null;
   FIELD_LINES.lastIndex = requestLine.length;
   if (!FIELD_LINES.test(text)) return null;
-  const bodyStart = FIELD_LINES.lastIndex;
 
   let host: string | undefined;
   let length: string | undefined;
   let authorization: string | undefined;
   let contentType: string | undefined;
+  let fields = 0;
   for (let start = requestLine.length; start < bodyStart - 2;) {
+    if (++fields > MAX_FIELDS) return null;
     const colon = text.indexOf(':', start);
     const end = text.indexOf('\r\n', colon);
     const name = text.slice(start, colon).toLowerCase();
@@ -68,7 +72,7 @@ export function readPlainRequest(chunk: Buffer, requestLine: string): PlainReque
   }
   if (host === undefined || length === undefined || !LENGTH.test(length)) return null;
   const missing = Number(length) - (chunk.length - bodyStart);
-  if (missing < 0 || Number(length) > MAX_BODY_BYTES) return null;
+  if (missing < 0 || Number(length) > maxBodyBytes) return null;
   return {
     headers: { authorization, 'content-type': contentType, 'content-encoding': undefined },
     body: chunk.subarray(bodyStart),

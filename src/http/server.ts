@@ -110,8 +110,10 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
 
   // What node:http does with a new connection, and now only with one that is not plain.
   const [byNode] = server.listeners('connection');
-  const serveWithNode = (socket: Socket): void => void byNode?.call(server, socket);
-  const plainRoute = options.routes.find(({ handlePlain }) => handlePlain !== undefined);
+  if (byNode === undefined) throw new Error('node:http listens to its connections in another way now.');
+  const serveWithNode = (socket: Socket): void => void byNode.call(server, socket);
+  const [plainRoute, ...others] = options.routes.filter((route) => route.plain !== undefined);
+  if (others.length > 0) throw new Error('Only one route can be served without node:http.');
   const plain =
     plainRoute === undefined
       ? undefined

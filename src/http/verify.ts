@@ -82,9 +82,12 @@ export function verifyRoute({
         }
       });
     },
-    handlePlain(exchange, body) {
-      const credential = credentialOf(exchange);
-      if (credential !== null) receive(exchange, credential, body);
+    plain: {
+      maxBodyBytes: MAX_VERIFY_BODY_BYTES,
+      handle(exchange, body) {
+        const credential = credentialOf(exchange);
+        if (credential !== null) receive(exchange, credential, body);
+      },
     },
   };
 }

@@ -1,5 +1,8 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { createServer, type AddressInfo, type Socket } from 'node:net';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 
 import type { Admission } from '../../src/admission/admission.ts';
@@ -30,6 +33,22 @@ async function open(options: DataPlaneOptions = {}): Promise<DataPlane & { reado
   return Object.assign(plane, { token });
 }
 
+/** The ledger's admission with a gate in front: verifications wait until it opens. */
+function gated() {
+  const gate = Promise.withResolvers<void>();
+  const arrived = Promise.withResolvers<void>();
+  const decided = Promise.withResolvers<void>();
+  const admission: Admission = {
+    ...ledger.admission,
+    async verify(caller, request) {
+      arrived.resolve();
+      await gate.promise;
+      return ledger.admission.verify(caller, request).finally(decided.resolve);
+    },
+  };
+  return { admission, arrived: arrived.promise, decided: decided.promise, open: gate.resolve };
+}
+
 type Asked = { readonly token?: string | null; readonly target?: string; readonly fields?: readonly string[]; readonly body?: string };
 
 function ask(token: string, { target = '/v1/verify', fields = [], body = JSON.stringify({ key: secret }), ...given }: Asked = {}): string {
@@ -58,8 +77,16 @@ async function readByNode(work: () => Promise<void>): Promise<number> {
 
 /** Waits until so many answers have come. */
 async function answers(raw: RawConnection, count: number): Promise<readonly string[]> {
-  await expect.poll(() => whole(raw.received()).length).toBe(count);
+  await expect.poll(() => whole(raw.received()).length, { timeout: 10_000 }).toBe(count);
   return whole(raw.received());
+}
+
+setFlagsFromString('--expose-gc');
+const collectGarbage = runInNewContext('gc') as () => void;
+
+function heapUsed(): number {
+  collectGarbage();
+  return process.memoryUsage().heapUsed;
 }
 
 /** Splits what came into answers; the last one may be in the making. */
@@ -161,7 +188,7 @@ describe('a plain connection', () => {
       const raw = await openRawConnection(plane.port);
       raw.socket.setNoDelay();
       raw.write(text.slice(0, place));
-      await new Promise((resolve) => setTimeout(resolve, 2));
+      await new Promise((resolve) => setTimeout(resolve, 10));
       raw.write(text.slice(place));
       expect((await answers(raw, 1))[0]).toContain('"code":"VALID"');
       raw.socket.destroy();
@@ -178,7 +205,7 @@ describe('a plain connection', () => {
     const [first = '', ...others] = bodies.map((body) => ask(plane.token, { body }));
     if (apart) {
       raw.write(first);
-      await new Promise((resolve) => setImmediate(resolve));
+      await new Promise((resolve) => setTimeout(resolve, 1));
       raw.write(others.join(''));
     } else raw.write(first + others.join(''));
     const codes = (await answers(raw, 4)).map((one) => /"code":"(\w+)"/.exec(one)?.[1]);
@@ -187,24 +214,17 @@ describe('a plain connection', () => {
   });
 
   it('answers what comes while an answer is awaited after it', async () => {
-    const gate = Promise.withResolvers<void>();
-    const admission: Admission = {
-      ...ledger.admission,
-      async verify(caller, request) {
-        await gate.promise;
-        return ledger.admission.verify(caller, request);
-      },
-    };
-    const plane = await open({ admission });
+    const gate = gated();
+    const plane = await open({ admission: gate.admission });
     const raw = await openRawConnection(plane.port);
     raw.write(ask(plane.token));
-    await plane.ask('/livez');
+    await gate.arrived;
     raw.write('GET /livez HTTP/1.1\r\nHost: x\r\n');
     await plane.ask('/livez');
     raw.write('\r\n');
     await plane.ask('/livez');
     expect(raw.received()).toBe('');
-    gate.resolve();
+    gate.open();
     const told = await answers(raw, 2);
     expect(told[0]).toContain('"code":"VALID"');
     expect(told[1]).toContain('"status":"ok"');
@@ -215,17 +235,29 @@ describe('a plain connection', () => {
     const plane = await open();
     const raw = await openRawConnection(plane.port);
     raw.socket.end(ask(plane.token));
-    expect(await raw.ended()).toContain('"code":"VALID"');
+    expect(await raw.ended()).toMatch(/\r\nConnection: close\r\n\r\n.*"code":"VALID"/s);
   });
 
   it('is gone without a word where its client is', async () => {
-    const plane = await open();
+    const gate = gated();
+    const plane = await open({ admission: gate.admission });
     const raw = await openRawConnection(plane.port);
     raw.write(ask(plane.token));
+    await gate.arrived;
     raw.socket.resetAndDestroy();
     await raw.ended();
+    gate.open();
+    await gate.decided;
     expect((await plane.ask('/livez')).status).toBe(200);
-    expect(plane.logged.join('')).not.toContain('"level":50');
+    expect(plane.logged).toEqual([]);
+  });
+
+  it('refuses without a credential before the body has come', async () => {
+    const plane = await open();
+    const raw = await openRawConnection(plane.port);
+    raw.write(ask(plane.token, { token: null }).slice(0, -10));
+    await raw.until('HTTP/1.1 401 ');
+    raw.socket.destroy();
   });
 
   it('is told 408 where it never says anything', async () => {
@@ -243,7 +275,7 @@ describe('a plain connection', () => {
     const read = await readByNode(async () => {
       for (let count = 1; count <= 5; count++) {
         raw.write(text.slice(0, body + count));
-        await new Promise((resolve) => setTimeout(resolve, 5));
+        await new Promise((resolve) => setTimeout(resolve, 20));
         raw.write(text.slice(body + count));
         expect((await answers(raw, count)).at(-1)).toContain('"code":"VALID"');
       }
@@ -282,33 +314,44 @@ describe('a plain connection', () => {
   });
 
   it('ends with its answer while the server drains, and at once where none is awaited', async () => {
-    const gate = Promise.withResolvers<void>();
-    const arrived = Promise.withResolvers<void>();
-    const admission: Admission = {
-      ...ledger.admission,
-      async verify(caller, request) {
-        if (request.endpoint === 'slow') {
-          arrived.resolve();
-          await gate.promise;
-        }
-        return ledger.admission.verify(caller, request);
-      },
-    };
-    const plane = await open({ admission });
+    const gate = gated();
+    const plane = await open({ admission: gate.admission });
     const [idle, silent, busy] = [
       await openRawConnection(plane.port),
       await openRawConnection(plane.port),
       await openRawConnection(plane.port),
     ];
-    idle.write(ask(plane.token));
+    idle.write(ask(plane.token, { body: '{' }));
     await answers(idle, 1);
-    busy.write(ask(plane.token, { body: JSON.stringify({ key: secret, endpoint: 'slow' }) }));
-    await arrived.promise;
+    busy.write(ask(plane.token));
+    await gate.arrived;
     const drained = plane.server.drain(10_000);
-    await Promise.all([idle.ended(), silent.ended()]);
-    gate.resolve();
+    await idle.ended();
+    gate.open();
+    // Whoever has just connected is about to ask.
+    silent.write(ask(plane.token));
     await drained;
-    expect(await busy.ended()).toMatch(/^HTTP\/1\.1 200 .*\r\nConnection: close\r\n\r\n.*"code":"VALID"/s);
+    for (const raw of [busy, silent]) expect(await raw.ended()).toMatch(/^HTTP\/1\.1 200 .*\r\nConnection: close\r\n\r\n.*"code":"VALID"/s);
+  });
+
+  it('keeps no more of a request than its credential', async () => {
+    const plane = await open();
+    const raws: RawConnection[] = [];
+    /** What 200 connections keep that have carried a request with such a head. */
+    async function keptWith(long: number): Promise<number> {
+      const before = heapUsed();
+      for (let count = 0; count < 200; count++) {
+        const raw = await openRawConnection(plane.port);
+        raws.push(raw);
+        raw.write(ask(plane.token, { fields: [`X-Long: ${'x'.repeat(long)}`], body: '{' }));
+        await raw.until('BAD_USER_INPUT');
+      }
+      return heapUsed() - before;
+    }
+    await keptWith(10);
+    // 200 heads are 1.4 MB.
+    expect((await keptWith(7000)) - (await keptWith(10))).toBeLessThan(700_000);
+    for (const raw of raws) raw.socket.destroy();
   });
 });
 
@@ -317,7 +360,11 @@ describe('by itself', () => {
     readonly port: number;
     readonly plain: PlainConnections;
     readonly released: Socket[];
-    /** How many requests were. */ answered(): number;
+    /** How many requests were. */
+    answered(): number;
+    readonly sockets: readonly Socket[];
+    /** Codes of what was told. */
+    readonly broken: readonly string[];
     close(): void;
   };
   const servers: Server[] = [];
@@ -326,8 +373,10 @@ describe('by itself', () => {
   });
 
   /** Answers 200 with so many bytes, at once. */
-  async function serve({ bytes = 2, keepAliveMs = 65_000 } = {}): Promise<Server> {
+  async function serve({ bytes = 2, keepAliveMs = 65_000, bodyMs = 10_000 } = {}): Promise<Server> {
     const released: Socket[] = [];
+    const sockets: Socket[] = [];
+    const broken: string[] = [];
     let answered = 0;
     const logger = { error: () => undefined } as never;
     const plain = createPlainConnections({
@@ -336,24 +385,33 @@ describe('by itself', () => {
         path: '/v1/verify',
         name: 'verify',
         handle: () => undefined,
-        handlePlain(exchange) {
-          answered++;
-          answer(exchange, 200, 'x'.repeat(bytes));
+        plain: {
+          maxBodyBytes: 1000,
+          handle(exchange) {
+            answered++;
+            answer(exchange, 200, 'x'.repeat(bytes));
+          },
         },
       },
       scope: { logger, metrics: { answered: () => undefined }, reportOutage: () => undefined, isDraining: () => false },
       handOver: (socket) => void released.push(socket),
-      silence: { firstMs: 10_000, bodyMs: 10_000, keepAliveMs },
-      onBroken: (_error, socket) => socket.destroy(),
+      silence: { firstMs: 10_000, bodyMs, keepAliveMs },
+      onBroken(error, socket) {
+        broken.push(error.code);
+        socket.end('broken');
+      },
     });
-    const server = createServer({ allowHalfOpen: true }, (socket) => plain.serve(socket));
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
+      sockets.push(socket);
+      plain.serve(socket);
+    });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const close = (): void => {
       plain.closeAll();
       for (const socket of released) socket.destroy();
       server.close();
     };
-    const made = { port: (server.address() as AddressInfo).port, plain, released, answered: () => answered, close };
+    const made = { port: (server.address() as AddressInfo).port, plain, released, sockets, broken, answered: () => answered, close };
     servers.push(made);
     return made;
   }
@@ -370,24 +428,38 @@ describe('by itself', () => {
     const raw = await openRawConnection(server.port);
     raw.socket.pause();
     let sent = 0;
-    const pour = setInterval(() => {
-      sent++;
+    // One at a time, so that each comes by itself.
+    while (server.answered() === sent && sent < 100) {
       raw.write(ask(''));
-    }, 1);
-    const answeredIn = async (ms: number): Promise<number> => {
-      const before = server.answered();
-      await new Promise((resolve) => setTimeout(resolve, ms));
-      return server.answered() - before;
-    };
-    await expect.poll(() => answeredIn(100), { timeout: 5000 }).toBe(0);
-    const before = sent;
-    expect(await answeredIn(100)).toBe(0);
-    expect(sent).toBeGreaterThan(before);
-    clearInterval(pour);
-    const stopped = server.answered();
+      sent++;
+      const deadline = performance.now() + 500;
+      while (server.answered() < sent && performance.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    expect(server.answered()).toBe(sent - 1);
+    expect(sent).toBeLessThan(100);
     raw.socket.resume();
-    // What has come together meanwhile is not plain.
-    await expect.poll(() => server.answered() - stopped + server.released.length).toBeGreaterThan(0);
+    await expect.poll(() => server.answered(), { timeout: 5000 }).toBe(sent);
+    expect(server.released).toEqual([]);
+  });
+
+  it('decides nothing more once it has told that a body did not come, and ends where nobody reads that', async () => {
+    const server = await serve({ bytes: 40_000, keepAliveMs: 400, bodyMs: 100 });
+    const raw = await openRawConnection(server.port);
+    raw.socket.pause();
+    let sent = 0;
+    // Until an answer does not fit into what the system keeps of a connection; the next one would stop the reading.
+    while ((server.sockets[0]?.writableLength ?? 0) === 0) {
+      raw.write(ask(''));
+      sent++;
+      await expect.poll(() => server.answered(), { interval: 1 }).toBe(sent);
+    }
+    const text = ask('');
+    raw.write(text.slice(0, -5));
+    await expect.poll(() => server.broken, { timeout: 5000, interval: 5 }).toEqual(['ERR_HTTP_REQUEST_TIMEOUT']);
+    raw.write(text.slice(-5));
+    await expect.poll(() => server.sockets[0]?.destroyed, { timeout: 5000 }).toBe(true);
+    expect(server.answered()).toBe(sent);
+    raw.socket.destroy();
   });
 
   it('leaves nothing of itself on a socket that it handed over', async () => {

@@ -6,6 +6,7 @@ import { readPlainRequest } from '../../src/http/plain-request.ts';
 import { seededRandom, type Random } from '../support/random.ts';
 
 const LINE = 'POST /v1/verify HTTP/1.1\r\n';
+const MAX_BODY = 64 * 1024;
 const BODY = '{"key":"sk_live_1","endpoint":"GET /v1/models/ü"}';
 
 function request(fields: readonly string[], body = BODY): Buffer {
@@ -33,7 +34,7 @@ describe('a plain request', () => {
     ['with fields that nobody asks for', [...USUAL, 'X-Request-Id: 1', 'Traceparent: 00-1', 'X-Request-Id: 2', 'Accept:']],
     ['that says that it keeps its connection', [...USUAL, 'Connection: Keep-Alive']],
   ])('%s is read', (_what, fields) => {
-    expect(readPlainRequest(request(fields), LINE)).toEqual({
+    expect(readPlainRequest(request(fields), LINE, MAX_BODY)).toEqual({
       headers: { authorization: 'Bearer kl_1', 'content-type': 'application/json', 'content-encoding': undefined },
       body: Buffer.from(BODY),
       missing: 0,
@@ -41,7 +42,7 @@ describe('a plain request', () => {
   });
 
   it('may have no credential, no type and no body', () => {
-    expect(readPlainRequest(request(['Host: x', 'Content-Length: 0'], ''), LINE)).toEqual({
+    expect(readPlainRequest(request(['Host: x', 'Content-Length: 0'], ''), LINE, MAX_BODY)).toEqual({
       headers: { authorization: undefined, 'content-type': undefined, 'content-encoding': undefined },
       body: Buffer.alloc(0),
       missing: 0,
@@ -52,7 +53,7 @@ describe('a plain request', () => {
     const whole = request(USUAL);
     const head = whole.length - Buffer.byteLength(BODY);
     for (let length = head; length <= whole.length; length++)
-      expect(readPlainRequest(whole.subarray(0, length), LINE)).toMatchObject({
+      expect(readPlainRequest(whole.subarray(0, length), LINE, MAX_BODY)).toMatchObject({
         missing: whole.length - length,
         body: whole.subarray(head, length),
       });
@@ -94,16 +95,17 @@ describe('a request is left to node:http', () => {
     ['with a body above 64 KiB', request([...USUAL.slice(0, 3), 'Content-Length: 65537'])],
     ['that another one follows', Buffer.concat([request(USUAL), request(USUAL)])],
     ['that something follows', Buffer.concat([request(USUAL), Buffer.from('\n')])],
+    ['with more fields than any gateway sends', request([...USUAL, ...Array.from({ length: 97 }, () => 'a:')])],
     ['with a head above 8 KiB', request([...USUAL, `X-Long: ${'a'.repeat(8 * 1024)}`])],
     ['of nothing', Buffer.alloc(0)],
   ])('%s', (_what, chunk) => {
-    expect(readPlainRequest(chunk, LINE)).toBeNull();
+    expect(readPlainRequest(chunk, LINE, MAX_BODY)).toBeNull();
   });
 
   it('wherever its head was cut', () => {
     const whole = request(USUAL);
     for (let length = 0; length < whole.length - Buffer.byteLength(BODY); length++)
-      expect(readPlainRequest(whole.subarray(0, length), LINE)).toBeNull();
+      expect(readPlainRequest(whole.subarray(0, length), LINE, MAX_BODY)).toBeNull();
   });
 
   it('without looking at it for long', () => {
@@ -111,7 +113,7 @@ describe('a request is left to node:http', () => {
       Buffer.from(LINE + head),
     );
     const startedMs = performance.now();
-    for (let round = 0; round < 50; round++) for (const head of heads) expect(readPlainRequest(head, LINE)).toBeNull();
+    for (let round = 0; round < 50; round++) for (const head of heads) expect(readPlainRequest(head, LINE, MAX_BODY)).toBeNull();
     // A pattern that tries every way to divide a line would take seconds for one of them.
     expect(performance.now() - startedMs).toBeLessThan(5000);
   });
@@ -120,13 +122,15 @@ describe('a request is left to node:http', () => {
 /** What node:http made of some bytes. */
 type Judgement = { readonly requests: readonly unknown[]; /** The connection may be used for another request. */ readonly open: boolean };
 
+/** By the client's port. */
+const seen = new Map<number | undefined, unknown[]>();
 const server = createServer((incoming, response) => {
+  const ofConnection = seen.get(incoming.socket.remotePort);
   void collect(incoming).then((body) => {
-    seen.push(asSeen(incoming, body));
+    ofConnection?.push(asSeen(incoming, body));
     response.end('told');
   });
 });
-let seen: unknown[] = [];
 
 async function collect(incoming: IncomingMessage): Promise<string> {
   const chunks: Buffer[] = [];
@@ -140,17 +144,23 @@ function asSeen({ method, url, httpVersion, headers }: IncomingMessage, body: st
 }
 
 function judge(bytes: Buffer): Promise<Judgement> {
-  seen = [];
+  const requests: unknown[] = [];
   const { promise, resolve } = Promise.withResolvers<Judgement>();
-  const socket = connect((server.address() as AddressInfo).port, '127.0.0.1', () => socket.write(bytes));
+  const socket = connect((server.address() as AddressInfo).port, '127.0.0.1', () => {
+    seen.set(socket.localPort, requests);
+    socket.write(bytes);
+  });
   let answer = '';
   socket.on('data', (chunk: Buffer) => {
     answer += chunk.toString();
-    if (answer.endsWith('told')) resolve({ requests: seen, open: answer.includes('Connection: keep-alive') });
-    else if (answer.includes('400 Bad Request') || answer.includes('100 Continue')) resolve({ requests: seen, open: false });
+    if (answer.endsWith('told')) resolve({ requests, open: answer.includes('Connection: keep-alive') });
+    else if (answer.includes('400 Bad Request') || answer.includes('100 Continue')) resolve({ requests, open: false });
   });
-  socket.on('error', () => undefined).on('close', () => resolve({ requests: seen, open: false }));
-  return promise.finally(() => socket.destroy());
+  socket.on('error', () => undefined).on('close', () => resolve({ requests, open: false }));
+  return promise.finally(() => {
+    seen.delete(socket.localPort);
+    socket.destroy();
+  });
 }
 
 /** Bytes that a reader of HTTP may stumble over. */
@@ -231,7 +241,7 @@ describe('what is read is what node:http reads', () => {
 
   it('of 20,000 odd requests', async () => {
     const random = seededRandom();
-    const { plain, different } = await compare((chunk) => readPlainRequest(chunk, LINE), random, 20_000);
+    const { plain, different } = await compare((chunk) => readPlainRequest(chunk, LINE, MAX_BODY), random, 20_000);
     expect(different, `seed ${random.seed}`).toEqual([]);
     expect(plain).toBeGreaterThan(1000);
   });
@@ -243,7 +253,7 @@ describe('what is read is what node:http reads', () => {
     ['takes a line feed for the end of a line', (text) => text.replaceAll(/\r?\n/g, '\r\n')],
     ['ignores blanks before a colon', (text) => text.replaceAll(' :', ':')],
   ])('and a reader that %s is caught', async (_what, careless) => {
-    const read = (chunk: Buffer) => readPlainRequest(Buffer.from(careless(chunk.toString('latin1')), 'latin1'), LINE);
+    const read = (chunk: Buffer) => readPlainRequest(Buffer.from(careless(chunk.toString('latin1')), 'latin1'), LINE, MAX_BODY);
     const { different } = await compare(read, seededRandom(1), 3000);
     expect(different.length).toBeGreaterThan(0);
   });
