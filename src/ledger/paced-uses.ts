@@ -11,10 +11,16 @@ export type PacedUses = {
   take(nowMs: number): KeyUse | null;
   /** In how many milliseconds there may be one, if no further key is used; null where there is none to wait for. */
   soonestMs(nowMs: number): number | null;
+  /** Keys of which something is kept. */
+  kept(): number;
 };
 
-/** Of a key that was used at least once: kept, since keys that are followed are used again. */
+/** So many keys are kept while they are not used, since those that are followed by name are used again. Of an organization's hundred thousand each follower would keep all. */
+const KEPT_AT_REST = 1000;
+
+/** Of a key that was used of late. */
 type Slot = {
+  readonly key: number;
   /** What was used since it was taken. */
   use: KeyUse | null;
   takenAtMs: number;
@@ -31,15 +37,16 @@ export function createPacedUses(everyMs: number): PacedUses {
   function endRests(nowMs: number): void {
     for (let slot = resting.at(0); slot !== undefined && slot.takenAtMs + everyMs <= nowMs; slot = resting.at(0)) {
       resting.shift();
-      if (slot.use === null) slot.queued = false;
-      else ready.push(slot);
+      if (slot.use !== null) ready.push(slot);
+      else if (slots.size > KEPT_AT_REST) slots.delete(slot.key);
+      else slot.queued = false;
     }
   }
 
   return {
     add(use) {
       let slot = slots.get(use.key);
-      if (slot === undefined) slots.set(use.key, (slot = { use: null, takenAtMs: 0, queued: false }));
+      if (slot === undefined) slots.set(use.key, (slot = { key: use.key, use: null, takenAtMs: 0, queued: false }));
       slot.use = slot.use === null ? use : { ...use, requests: slot.use.requests + use.requests };
       if (slot.queued) return;
       slot.queued = true;
@@ -61,5 +68,6 @@ export function createPacedUses(everyMs: number): PacedUses {
       }
       return null;
     },
+    kept: () => slots.size,
   };
 }

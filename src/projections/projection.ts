@@ -35,22 +35,26 @@ export type Projection = {
 
 /**
  * Positions in a page. A page costs by its events and by the buckets that they fall in, so that larger ones fold faster (20,000: 126,000 events/s over
- * 1,000 keys; 100,000: 246,000). The live one stays below the half second in which nobody else can fold.
+ * 1,000 keys; 100,000: 246,000). The live one stays below the half second in which nobody else can fold: where many events share a bucket it may have more of them.
  */
 const PAGE: Readonly<Record<FoldRequest['state'], number>> = { live: 20_000, building: 100_000 };
+const SHARED_PAGE = 60_000;
+/** Events a row from which on a page holds so many. */
+const SHARED = 5;
 
 /**
  * Folds pages with a size that adapts: where a page fails on its data, halves of it are tried down to the one event that is at fault, which is then
  * parked. Anything else that goes wrong is thrown, and nothing is folded.
  */
 export function createFolder(projection: Projection, state: FoldRequest['state']): (db: Kysely<Tables>) => Promise<Folded | null> {
-  const page = PAGE[state];
+  let page = PAGE[state];
   let limit = page;
   return async function foldNext(db) {
     for (;;) {
       const before = limit === 1 ? await checkpointOf(db, projection.name, state) : null;
       try {
         const folded = await projection.fold(db, { state, limit });
+        if (folded?.eventsPerRow !== undefined) page = Math.max(PAGE[state], folded.eventsPerRow >= SHARED ? SHARED_PAGE : 0);
         limit = Math.min(page, limit * 2);
         return folded;
       } catch (error) {

@@ -38,6 +38,24 @@ describe('the uses of keys, at most once a second', () => {
     expect(paced.soonestMs(10)).toBe(990);
   });
 
+  it('keep nothing of most of many keys that are used no more, and those that are used again', () => {
+    const paced = createPacedUses(1000);
+    const tellAll = (nowMs: number): number => {
+      let told = 0;
+      while (paced.take(nowMs) !== null) told++;
+      return told;
+    };
+    for (let key = 1; key <= 50_000; key++) paced.add(useOf(key, key));
+    expect(tellAll(0)).toBe(50_000);
+    paced.add(useOf(7, 50_001));
+    expect(tellAll(1000)).toBe(1);
+    expect(paced.kept()).toBe(1000);
+    for (let key = 1; key <= 50_000; key++) paced.add(useOf(key, 50_001 + key));
+    // Key 7 was told of a moment ago.
+    expect(tellAll(1001)).toBe(49_999);
+    expect(tellAll(2000)).toBe(1);
+  });
+
   it('count each request once, and tell no key twice within a second, whatever happens', () => {
     const paced = createPacedUses(1000);
     const added = new Map<number, number>();

@@ -321,3 +321,15 @@ test('a fault of the database stops nothing: it is reported, and folding goes on
   await until(() => projector.progress()[0]?.position === end);
   expect(errors).toHaveLength(2);
 });
+
+test('a page holds more where many events share a row, and as many as before where they do not', async () => {
+  const asked: number[] = [];
+  const perRow = [60, 4, undefined, 5, 1];
+  const fold: Projection['fold'] = async (_db, { limit }) => {
+    const eventsPerRow = perRow[asked.push(limit) - 1];
+    return { position: 1n, head: 1n, parked: [], ...(eventsPerRow !== undefined && { eventsPerRow }) };
+  };
+  const foldNext = createFolder({ name: 'pages', tables: [], fold }, 'live');
+  for (let page = 0; page < 6; page++) await foldNext(database.kysely);
+  expect(asked).toEqual([20_000, 40_000, 20_000, 20_000, 40_000, 20_000]);
+});
