@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { encodeGlobalId } from '../../src/graphql/global-id.ts';
 import type { Bench, RowMeasurement, Scenario } from '../bench.ts';
 import type { LedgerDatabase } from '../database/ledger-database.ts';
+import { reuseLogFiles } from '../database/reuse-log-files.ts';
 import { describe } from '../interleave.ts';
 import { startSubscribers, type Subscribers } from '../load/start-subscribers.ts';
 import type { SubscriberPlan, SubscriberReport } from '../load/subscriber-plan.ts';
@@ -38,7 +39,8 @@ type LiveSlot = {
 export const live: Scenario = {
   name: 'live',
   async run(bench: Bench): Promise<readonly RowMeasurement[]> {
-    const { options, progress, signal } = bench;
+    const { options, postgres, progress, signal } = bench;
+    await reuseLogFiles(postgres.admin, signal);
     const unwatched = await startSide(bench, 'unwatched');
     const watched = await startSide(bench, 'watched');
     const subscribers = bench.keep(startSubscribers(signal));

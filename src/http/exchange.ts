@@ -44,9 +44,9 @@ export type HttpScope = {
 };
 
 export type PlainHandler = {
-  /** Requests with a larger body come by node:http. */
+  /** A larger body is refused, and so left to node:http. */
   readonly maxBodyBytes: number;
-  handle(exchange: Exchange<RequestHead>, body: Buffer): void;
+  handle(exchange: Exchange<RequestHead>, body: Buffer): void | Promise<void>;
 };
 
 /** A path and method, and what answers there. A path that ends in `/*` stands for all below it; `ANY` is each method that no other route of the path has. `name` is its label in metrics. A promise that rejects is answered as {@link refuseError} says. */

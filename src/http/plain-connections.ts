@@ -2,10 +2,12 @@ import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
 
 import { refuseError } from './answer.ts';
-import type { AnswerSink, FieldList, HttpScope, Route } from './exchange.ts';
+import type { AnswerSink, FieldList, HttpScope, PlainHandler, Route } from './exchange.ts';
 import { readPlainRequest, type PlainRequest } from './plain-request.ts';
 
 const SECOND_MS = 1000;
+/** A body of the largest size comes in far fewer over any network; each is looked at with all that came before. */
+const MAX_PIECES = 64;
 
 export type PlainConnections = {
   /** Serves a new connection. */
@@ -16,8 +18,8 @@ export type PlainConnections = {
 };
 
 type Options = {
-  /** The route that is answered here; it must have `plain`. */
-  readonly route: Route;
+  /** Those of them that have `plain` are answered here. */
+  readonly routes: readonly Route[];
   readonly scope: HttpScope;
   /** Makes node:http the reader of a connection. */
   readonly handOver: (socket: Socket) => void;
@@ -28,9 +30,9 @@ type Options = {
 };
 
 /**
- * Serves connections that carry nothing but plain requests for one route ({@link readPlainRequest}), one after the other, without node:http, which takes as long to read a request and to write its
- * answer as deciding it does. A body may come in a piece of its own, as many clients send it. With the first bytes of any other kind a connection becomes node:http's, for good and with those bytes: it alone
- * judges what is malformed, in more pieces, pipelined or for another path, and its limits of size and time hold for that. Answers are the same to the byte, but for those of a server that drains and of
+ * Serves connections that carry nothing but plain requests ({@link readPlainRequest}), one after the other, without node:http, which takes as long to read a request and to write its
+ * answer as deciding it does. With the first bytes of any other kind a connection becomes node:http's, for good and with those bytes: it alone
+ * judges what is malformed, pipelined or for another path, and its limits of size and time hold for that. Answers are the same to the byte, but for those of a server that drains and of
  * clients that have closed their half of the connection, to which node:http says nothing.
  */
 export function createPlainConnections(options: Options): PlainConnections {
@@ -50,10 +52,13 @@ export function createPlainConnections(options: Options): PlainConnections {
   };
 }
 
-function contextOf({ route, ...others }: Options) {
-  const { method, path, name, plain } = route;
-  if (plain === undefined) throw new Error(`The route ${name} can't be served without node:http.`);
-  return { ...others, name, plain, requestLine: `${method} ${path} HTTP/1.1\r\n` };
+type Target = PlainHandler & { readonly name: string };
+
+function contextOf({ routes, ...others }: Options) {
+  const targets = new Map<string, Target>();
+  for (const { method, path, name, plain } of routes)
+    if (plain !== undefined) targets.set(`${method} ${path} HTTP/1.1`, { ...plain, name });
+  return { ...others, targets };
 }
 
 type Context = ReturnType<typeof contextOf>;
@@ -66,6 +71,9 @@ class PlainConnection {
   #current: PlainAnswer | undefined;
   /** What came while an answer was awaited, or the request whose body is still to come. */
   #kept: Buffer | undefined;
+  /** Of that request. */
+  #pieces = 0;
+  #dueMs = 0;
   #served = false;
   #timeoutMs = 0;
   /** The client has sent all that it will. */
@@ -108,29 +116,38 @@ class PlainConnection {
       this.socket.pause();
       return;
     }
-    const { requestLine, plain, silence } = this.context;
-    const request = readPlainRequest(bytes, requestLine, plain.maxBodyBytes);
+    const request = readPlainRequest(bytes, this.context.targets);
     if (request === null) return this.#release(bytes);
-    if (request.missing > 0) {
-      // More pieces than two, and who is refused without a look at the body, are node:http's.
-      if (kept !== undefined || request.headers.authorization === undefined) return this.#release(bytes);
-      this.#kept = bytes;
-      this.#expectWithin(silence.bodyMs);
-      return;
-    }
+    if (request.missing > 0) return this.#await(bytes, request);
     this.#kept = undefined;
+    this.#pieces = 0;
     this.#served = true;
     // A second more than clients are told, as node:http has it: theirs must be the end that closes.
-    this.#expectWithin(silence.keepAliveMs + SECOND_MS);
+    this.#expectWithin(this.context.silence.keepAliveMs + SECOND_MS);
     this.#handle(request);
   };
 
-  #handle({ headers, body }: PlainRequest): void {
-    const { scope, name, plain } = this.context;
+  /** The rest of a body. Whoever is refused without a look at it is so at once, by node:http. */
+  #await(bytes: Buffer, { headers }: PlainRequest<Target>): void {
+    const { bodyMs } = this.context.silence;
+    if (++this.#pieces > MAX_PIECES || headers.authorization === undefined) return this.#release(bytes);
+    if (this.#pieces === 1) this.#dueMs = performance.now() + bodyMs;
+    else if (performance.now() > this.#dueMs) return this.#break('ERR_HTTP_REQUEST_TIMEOUT', 'a body did not come in time');
+    this.#kept = bytes;
+    this.#expectWithin(bodyMs);
+  }
+
+  #handle({ target, headers, body }: PlainRequest<Target>): void {
     const response = (this.#current = new PlainAnswer(this));
-    const exchange = { request: { headers, socket: this.socket }, response, route: name, startedMs: performance.now(), scope };
+    const request = { headers, socket: this.socket };
+    const exchange = { request, response, route: target.name, startedMs: performance.now(), scope: this.context.scope };
     try {
-      plain.handle(exchange, body);
+      const pending = target.handle(exchange, body);
+      if (pending !== undefined) {
+        pending.catch((error: unknown) => {
+          refuseError(exchange, error);
+        });
+      }
     } catch (error) {
       refuseError(exchange, error);
     }

@@ -112,21 +112,16 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   const [byNode] = server.listeners('connection');
   if (byNode === undefined) throw new Error('node:http listens to its connections in another way now.');
   const serveWithNode = (socket: Socket): void => void byNode.call(server, socket);
-  const [plainRoute, ...others] = options.routes.filter((route) => route.plain !== undefined);
-  if (others.length > 0) throw new Error('Only one route can be served without node:http.');
-  const plain =
-    plainRoute === undefined
-      ? undefined
-      : createPlainConnections({
-          route: plainRoute,
-          scope,
-          handOver: serveWithNode,
-          silence: { firstMs: headersTimeoutMs, bodyMs: requestTimeoutMs, keepAliveMs: KEEP_ALIVE_MS },
-          onBroken: answerBrokenRequest,
-        });
+  const plain = createPlainConnections({
+    routes: options.routes,
+    scope,
+    handOver: serveWithNode,
+    silence: { firstMs: headersTimeoutMs, bodyMs: requestTimeoutMs, keepAliveMs: KEEP_ALIVE_MS },
+    onBroken: answerBrokenRequest,
+  });
   server.removeAllListeners('connection').on('connection', (socket: Socket) => {
     // A log of all requests tells more of each than is read of plain ones.
-    if (plain === undefined || logger.isLevelEnabled('debug')) serveWithNode(socket);
+    if (logger.isLevelEnabled('debug')) serveWithNode(socket);
     else plain.serve(socket);
   });
   server.on('clientError', answerBrokenRequest);
@@ -151,11 +146,11 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     // A connection falls idle when its answer has gone out; Node closes only those that are idle when asked.
     while (open && performance.now() < deadline) {
       server.closeIdleConnections();
-      plain?.closeIdle();
+      plain.closeIdle();
       await Promise.race([closed, sleep(25)]);
     }
     server.closeAllConnections();
-    plain?.closeAll();
+    plain.closeAll();
     for (const socket of upgraded) socket.destroy();
     await closed;
   }

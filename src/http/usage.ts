@@ -9,7 +9,7 @@ import { allows } from '../domain/actor.ts';
 import type { Authenticate } from '../identity/authenticate.ts';
 import { answer, refuse, refuseError } from './answer.ts';
 import { authenticated } from './authenticated.ts';
-import type { Exchange, Route } from './exchange.ts';
+import type { Exchange, RequestHead, Route } from './exchange.ts';
 import { bodyType, JSON_TYPE, NDJSON_TYPES, REFUSED } from './media-type.ts';
 import type { DataPlaneMetrics } from './metrics.ts';
 import { readBody } from './read-body.ts';
@@ -27,13 +27,16 @@ export type UsageRouteOptions = {
   readonly clock?: () => Date;
 };
 
+/** Whose usage is reported, and in which media type. */
+type Reporter = { readonly organizationId: string; readonly type: string | undefined };
+
 /** `POST /v1/usage`: all of a report is recorded, or nothing of it. The caller is known before the body is read. */
 export function usageRoute({ admission, authenticate, metrics, maxBodyBytes, clock = () => new Date() }: UsageRouteOptions): Route {
   const schema = createUsageItemSchema(clock);
   const readPlain = createPlainUsageItemReader(clock);
 
-  async function record(exchange: Exchange, organizationId: string, text: string, type: string | undefined): Promise<void> {
-    const documents = usageDocuments(text, type);
+  async function record(exchange: Exchange<RequestHead>, { type, organizationId }: Reporter, body: Buffer): Promise<void> {
+    const documents = usageDocuments(body.toString(), type);
     if (!documents.ok) return refuseItem(exchange, documents.message, documents.index);
     const { values } = documents;
     if (values.length === 0) return refuse(exchange, 'BAD_USER_INPUT', 'The body holds no items; send one at least.');
@@ -69,26 +72,40 @@ export function usageRoute({ admission, authenticate, metrics, maxBodyBytes, clo
     }
   }
 
+  /** Null where the exchange was answered. */
+  async function reporterOf(exchange: Exchange<RequestHead>): Promise<Reporter | null> {
+    const type = bodyType(exchange, TYPES);
+    if (type === REFUSED) return null;
+    const actor = await authenticated(exchange, authenticate);
+    if (actor === null) return null;
+    if (!allows(actor, 'usage:write')) throw new ForbiddenError('usage:write');
+    return { organizationId: actor.organizationId, type };
+  }
+
   return {
     method: 'POST',
     path: '/v1/usage',
     name: 'usage',
     async handle(exchange) {
-      const type = bodyType(exchange, TYPES);
-      if (type === REFUSED) return;
-      const actor = await authenticated(exchange, authenticate);
-      if (actor === null) return;
-      if (!allows(actor, 'usage:write')) throw new ForbiddenError('usage:write');
+      const reporter = await reporterOf(exchange);
+      if (reporter === null) return;
       readBody(exchange, maxBodyBytes, (body) => {
-        record(exchange, actor.organizationId, body.toString(), type).catch((error: unknown) => {
+        record(exchange, reporter, body).catch((error: unknown) => {
           refuseError(exchange, error);
         });
       });
     },
+    plain: {
+      maxBodyBytes,
+      async handle(exchange, body) {
+        const reporter = await reporterOf(exchange);
+        if (reporter !== null) await record(exchange, reporter, body);
+      },
+    },
   };
 }
 
-function refuseItem(exchange: Exchange, message: string, index?: number, field?: string): void {
+function refuseItem(exchange: Exchange<RequestHead>, message: string, index?: number, field?: string): void {
   refuse(exchange, 'BAD_USER_INPUT', message, undefined, {
     ...(index === undefined ? {} : { index }),
     ...(field === undefined ? {} : { field }),

@@ -9,7 +9,7 @@ import { REQUEST_REFUSALS, type RequestRefusalCode } from '../domain/refusals.ts
 import type { Authenticate } from '../identity/authenticate.ts';
 import { answer, refuse, refuseError } from './answer.ts';
 import { authenticated } from './authenticated.ts';
-import type { Exchange, Route } from './exchange.ts';
+import type { Exchange, RequestHead, Route } from './exchange.ts';
 import { bodyType, JSON_TYPE, REFUSED } from './media-type.ts';
 import type { DataPlaneMetrics } from './metrics.ts';
 import { readBody } from './read-body.ts';
@@ -33,7 +33,18 @@ type Options = { readonly admission: Admission; readonly authenticate: Authentic
  * and each decided by itself. One malformed question refuses all, before any is decided.
  */
 export function verifyBatchRoute({ admission, authenticate, metrics }: Options): Route {
-  async function decide(exchange: Exchange, caller: VerifyCaller, questions: readonly VerifyRequest[]): Promise<void> {
+  /** Null where the exchange was answered. */
+  async function callerOf(exchange: Exchange<RequestHead>): Promise<VerifyCaller | null> {
+    if (bodyType(exchange, [JSON_TYPE]) === REFUSED) return null;
+    const actor = await authenticated(exchange, authenticate);
+    if (actor === null) return null;
+    if (!allows(actor, 'keys:verify')) throw new ForbiddenError('keys:verify');
+    return { kind: 'organization', organizationId: actor.organizationId };
+  }
+
+  async function receive(exchange: Exchange<RequestHead>, caller: VerifyCaller, body: Buffer): Promise<void> {
+    const questions = parseQuestions(exchange, body);
+    if (questions === null) return;
     const verdicts = await Promise.all(questions.map((question) => admission.verify(caller, question)));
     answer(exchange, 200, JSON.stringify({ answers: verdicts.map(tell) }));
   }
@@ -58,17 +69,20 @@ export function verifyBatchRoute({ admission, authenticate, metrics }: Options):
     path: '/v1/verify/batch',
     name: 'verify-batch',
     async handle(exchange) {
-      if (bodyType(exchange, [JSON_TYPE]) === REFUSED) return;
-      const actor = await authenticated(exchange, authenticate);
-      if (actor === null) return;
-      if (!allows(actor, 'keys:verify')) throw new ForbiddenError('keys:verify');
+      const caller = await callerOf(exchange);
+      if (caller === null) return;
       readBody(exchange, MAX_VERIFY_BATCH_BYTES, (body) => {
-        const questions = parseQuestions(exchange, body);
-        if (questions === null) return;
-        decide(exchange, { kind: 'organization', organizationId: actor.organizationId }, questions).catch((error: unknown) => {
+        receive(exchange, caller, body).catch((error: unknown) => {
           refuseError(exchange, error);
         });
       });
+    },
+    plain: {
+      maxBodyBytes: MAX_VERIFY_BATCH_BYTES,
+      async handle(exchange, body) {
+        const caller = await callerOf(exchange);
+        if (caller !== null) await receive(exchange, caller, body);
+      },
     },
   };
 }
@@ -79,7 +93,7 @@ function undecided(code: RequestRefusalCode) {
 }
 
 /** Null where the body is malformed; then it was answered. */
-function parseQuestions(exchange: Exchange, body: Buffer): readonly VerifyRequest[] | null {
+function parseQuestions(exchange: Exchange<RequestHead>, body: Buffer): readonly VerifyRequest[] | null {
   let given: unknown;
   try {
     given = JSON.parse(body.toString());

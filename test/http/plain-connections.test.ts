@@ -284,6 +284,66 @@ describe('a plain connection', () => {
     raw.socket.destroy();
   });
 
+  it('reads reports of usage and batches as well, and bodies that come in many pieces', async () => {
+    const plane = await open();
+    const { secret: token } = await plane.newToken(['keys:verify', 'usage:write']);
+    const key = await ledger.newKey();
+    const raw = await openRawConnection(plane.port);
+    raw.socket.setNoDelay();
+    const report = ask(token, {
+      target: '/v1/usage',
+      body: JSON.stringify(Array.from({ length: 50 }, () => ({ keyId: key.keyId, endpoint: 'GET /', status: 200, durationMs: 1 }))),
+    });
+    const read = await readByNode(async () => {
+      for (let from = 0; from < report.length; from += 500) {
+        raw.write(report.slice(from, from + 500));
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+      await answers(raw, 1);
+      raw.write(
+        ask(token, { target: '/v1/verify/batch', body: JSON.stringify({ requests: [{ key: key.secret }, { key: 'sk_live_none' }] }) }),
+      );
+      await answers(raw, 2);
+      raw.write(ask(plane.token, { target: '/v1/usage', body: report.slice(report.indexOf('[')) }));
+      await answers(raw, 3);
+      raw.write(ask(token, { body: JSON.stringify({ key: key.secret }) }));
+      await answers(raw, 4);
+    });
+    expect(read).toBe(0);
+    const [reported, batch, forbidden, verified] = await answers(raw, 4);
+    expect(reported).toContain('{"accepted":50,"duplicates":0,"position":"');
+    expect(batch).toMatch(/"answers":\[\{.*"code":"VALID".*"code":"INVALID_KEY"/s);
+    expect(forbidden).toMatch(/^HTTP\/1\.1 403 .*"code":"FORBIDDEN"/s);
+    expect(verified).toContain('"code":"VALID"');
+    raw.socket.destroy();
+  });
+
+  it('leaves a body in very many pieces, and one that is large, to node:http', async () => {
+    const plane = await open();
+    const raw = await openRawConnection(plane.port);
+    raw.socket.setNoDelay();
+    const text = ask(plane.token, { body: JSON.stringify({ key: secret, endpoint: 'x'.repeat(100) }) });
+    const body = text.indexOf('\r\n\r\n') + 4;
+    const read = await readByNode(async () => {
+      raw.write(text.slice(0, body));
+      for (const byte of text.slice(body)) {
+        await new Promise((resolve) => setTimeout(resolve, 2));
+        raw.write(byte);
+      }
+      expect((await answers(raw, 1))[0]).toContain('"code":"VALID"');
+    });
+    expect(read).toBe(1);
+    raw.socket.destroy();
+
+    const other = await openRawConnection(plane.port);
+    const readLarge = await readByNode(async () => {
+      other.write(ask(plane.token, { body: ' '.repeat(65_537) }));
+      expect((await answers(other, 1))[0]).toMatch(/^HTTP\/1\.1 413 /);
+    });
+    expect(readLarge).toBe(1);
+    other.socket.destroy();
+  });
+
   it.each([
     ['the rest of a head', -20],
     ['the rest of a body', -1],
@@ -380,19 +440,21 @@ describe('by itself', () => {
     let answered = 0;
     const logger = { error: () => undefined } as never;
     const plain = createPlainConnections({
-      route: {
-        method: 'POST',
-        path: '/v1/verify',
-        name: 'verify',
-        handle: () => undefined,
-        plain: {
-          maxBodyBytes: 1000,
-          handle(exchange) {
-            answered++;
-            answer(exchange, 200, 'x'.repeat(bytes));
+      routes: [
+        {
+          method: 'POST',
+          path: '/v1/verify',
+          name: 'verify',
+          handle: () => undefined,
+          plain: {
+            maxBodyBytes: 1000,
+            handle(exchange) {
+              answered++;
+              answer(exchange, 200, 'x'.repeat(bytes));
+            },
           },
         },
-      },
+      ],
       scope: { logger, metrics: { answered: () => undefined }, reportOutage: () => undefined, isDraining: () => false },
       handOver: (socket) => void released.push(socket),
       silence: { firstMs: 10_000, bodyMs, keepAliveMs },

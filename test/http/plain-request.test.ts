@@ -6,7 +6,12 @@ import { readPlainRequest } from '../../src/http/plain-request.ts';
 import { seededRandom, type Random } from '../support/random.ts';
 
 const LINE = 'POST /v1/verify HTTP/1.1\r\n';
-const MAX_BODY = 64 * 1024;
+const VERIFY = { maxBodyBytes: 1024 * 1024 };
+const REPORT = { maxBodyBytes: 100 };
+const TARGETS = new Map([
+  ['POST /v1/verify HTTP/1.1', VERIFY],
+  ['POST /v1/usage HTTP/1.1', REPORT],
+]);
 const BODY = '{"key":"sk_live_1","endpoint":"GET /v1/models/ü"}';
 
 function request(fields: readonly string[], body = BODY): Buffer {
@@ -34,26 +39,33 @@ describe('a plain request', () => {
     ['with fields that nobody asks for', [...USUAL, 'X-Request-Id: 1', 'Traceparent: 00-1', 'X-Request-Id: 2', 'Accept:']],
     ['that says that it keeps its connection', [...USUAL, 'Connection: Keep-Alive']],
   ])('%s is read', (_what, fields) => {
-    expect(readPlainRequest(request(fields), LINE, MAX_BODY)).toEqual({
+    expect(readPlainRequest(request(fields), TARGETS)).toEqual({
       headers: { authorization: 'Bearer kl_1', 'content-type': 'application/json', 'content-encoding': undefined },
       body: Buffer.from(BODY),
       missing: 0,
+      target: VERIFY,
     });
   });
 
   it('may have no credential, no type and no body', () => {
-    expect(readPlainRequest(request(['Host: x', 'Content-Length: 0'], ''), LINE, MAX_BODY)).toEqual({
+    expect(readPlainRequest(request(['Host: x', 'Content-Length: 0'], ''), TARGETS)).toEqual({
       headers: { authorization: undefined, 'content-type': undefined, 'content-encoding': undefined },
       body: Buffer.alloc(0),
       missing: 0,
+      target: VERIFY,
     });
+  });
+
+  it('is that of its request line', () => {
+    const report = Buffer.from(request(USUAL).toString().replace('/verify', '/usage'));
+    expect(readPlainRequest(report, TARGETS)).toMatchObject({ target: REPORT, missing: 0 });
   });
 
   it('tells what of its body has not come', () => {
     const whole = request(USUAL);
     const head = whole.length - Buffer.byteLength(BODY);
     for (let length = head; length <= whole.length; length++)
-      expect(readPlainRequest(whole.subarray(0, length), LINE, MAX_BODY)).toMatchObject({
+      expect(readPlainRequest(whole.subarray(0, length), TARGETS)).toMatchObject({
         missing: whole.length - length,
         body: whole.subarray(head, length),
       });
@@ -92,6 +104,10 @@ describe('a request is left to node:http', () => {
     ['with a query', Buffer.from(request(USUAL).toString().replace('/verify', '/verify?a'))],
     ['of another version', Buffer.from(request(USUAL).toString().replace('HTTP/1.1', 'HTTP/1.0'))],
     ['after a blank line', Buffer.concat([Buffer.from('\r\n'), request(USUAL)])],
+    [
+      'with a larger body than its target takes',
+      Buffer.from(request(['Host: x', 'Content-Length: 101']).toString().replace('/verify', '/usage')),
+    ],
     ['with a body above 64 KiB', request([...USUAL.slice(0, 3), 'Content-Length: 65537'])],
     ['that another one follows', Buffer.concat([request(USUAL), request(USUAL)])],
     ['that something follows', Buffer.concat([request(USUAL), Buffer.from('\n')])],
@@ -99,13 +115,13 @@ describe('a request is left to node:http', () => {
     ['with a head above 8 KiB', request([...USUAL, `X-Long: ${'a'.repeat(8 * 1024)}`])],
     ['of nothing', Buffer.alloc(0)],
   ])('%s', (_what, chunk) => {
-    expect(readPlainRequest(chunk, LINE, MAX_BODY)).toBeNull();
+    expect(readPlainRequest(chunk, TARGETS)).toBeNull();
   });
 
   it('wherever its head was cut', () => {
     const whole = request(USUAL);
     for (let length = 0; length < whole.length - Buffer.byteLength(BODY); length++)
-      expect(readPlainRequest(whole.subarray(0, length), LINE, MAX_BODY)).toBeNull();
+      expect(readPlainRequest(whole.subarray(0, length), TARGETS)).toBeNull();
   });
 
   it('without looking at it for long', () => {
@@ -113,7 +129,7 @@ describe('a request is left to node:http', () => {
       Buffer.from(LINE + head),
     );
     const startedMs = performance.now();
-    for (let round = 0; round < 50; round++) for (const head of heads) expect(readPlainRequest(head, LINE, MAX_BODY)).toBeNull();
+    for (let round = 0; round < 50; round++) for (const head of heads) expect(readPlainRequest(head, TARGETS)).toBeNull();
     // A pattern that tries every way to divide a line would take seconds for one of them.
     expect(performance.now() - startedMs).toBeLessThan(5000);
   });
@@ -241,7 +257,7 @@ describe('what is read is what node:http reads', () => {
 
   it('of 20,000 odd requests', async () => {
     const random = seededRandom();
-    const { plain, different } = await compare((chunk) => readPlainRequest(chunk, LINE, MAX_BODY), random, 20_000);
+    const { plain, different } = await compare((chunk) => readPlainRequest(chunk, TARGETS), random, 20_000);
     expect(different, `seed ${random.seed}`).toEqual([]);
     expect(plain).toBeGreaterThan(1000);
   });
@@ -253,7 +269,7 @@ describe('what is read is what node:http reads', () => {
     ['takes a line feed for the end of a line', (text) => text.replaceAll(/\r?\n/g, '\r\n')],
     ['ignores blanks before a colon', (text) => text.replaceAll(' :', ':')],
   ])('and a reader that %s is caught', async (_what, careless) => {
-    const read = (chunk: Buffer) => readPlainRequest(Buffer.from(careless(chunk.toString('latin1')), 'latin1'), LINE, MAX_BODY);
+    const read = (chunk: Buffer) => readPlainRequest(Buffer.from(careless(chunk.toString('latin1')), 'latin1'), TARGETS);
     const { different } = await compare(read, seededRandom(1), 3000);
     expect(different.length).toBeGreaterThan(0);
   });
