@@ -4,8 +4,8 @@ const MESSAGE_BYTES = 16_000_000;
 const MESSAGES = 60;
 
 /**
- * Brings Postgres to where it is after some minutes of use: the files of its log are used again. A new one is filled with zeros in the middle of a commit, which makes all wait for 60 ms, at 5,000
- * verifications/s every three seconds, until the first checkpoint has let old ones be used again; a p99 would be that of the disk. Writes 1 GB.
+ * Brings Postgres to where it is after some minutes of use: the files of its log are used again. A new one is filled with zeros in the middle of a commit, until the first checkpoint has let old ones
+ * be used again, and a p99 should have nothing of that. Writes 1 GB.
  */
 export async function reuseLogFiles(admin: pg.Client, signal: AbortSignal): Promise<void> {
   for (let message = 0; message < MESSAGES; message++) {

@@ -40,6 +40,7 @@ export const live: Scenario = {
   name: 'live',
   async run(bench: Bench): Promise<readonly RowMeasurement[]> {
     const { options, postgres, progress, signal } = bench;
+    progress('  writing 1 GB of log, so that its files are used again');
     await reuseLogFiles(postgres.admin, signal);
     const unwatched = await startSide(bench, 'unwatched');
     const watched = await startSide(bench, 'watched');

@@ -8,8 +8,8 @@ import type { RequestHead } from './exchange.ts';
 export type BearerCredential = { readonly kind: 'jwt' } | { readonly kind: 'token'; readonly tokenHash: string };
 
 /**
- * The credential that came last on each connection, since a gateway sends the same with each request and to hash it anew is a fiftieth of a verification's work. Node keeps
- * the header itself as long, with the connection's last request. Found by a Map, which compares hashes with a seed of this process before it compares texts: how long it takes tells nothing of a
+ * The credential that came last on each connection, since a gateway sends the same with each request and to hash it anew is a fiftieth of a verification's work. It is
+ * kept for as long as the connection is. Found by a Map, which compares hashes with a seed of this process before it compares texts: how long it takes tells nothing of a
  * token that somebody else sent on a proxy's connection.
  */
 const ofConnection = new WeakMap<Socket, Map<string, BearerCredential>>();

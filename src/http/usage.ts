@@ -30,7 +30,7 @@ export type UsageRouteOptions = {
 /** Whose usage is reported, and in which media type. */
 type Reporter = { readonly organizationId: string; readonly type: string | undefined };
 
-/** `POST /v1/usage`: all of a report is recorded, or nothing of it. The caller is known before the body is read. */
+/** `POST /v1/usage`: all of a report is recorded, or nothing of it. The caller is known before anything is made of the body, and before a large one is read. */
 export function usageRoute({ admission, authenticate, metrics, maxBodyBytes, clock = () => new Date() }: UsageRouteOptions): Route {
   const schema = createUsageItemSchema(clock);
   const readPlain = createPlainUsageItemReader(clock);

@@ -54,7 +54,7 @@ export function createFolder(projection: Projection, state: FoldRequest['state']
       const before = limit === 1 ? await checkpointOf(db, projection.name, state) : null;
       try {
         const folded = await projection.fold(db, { state, limit });
-        if (folded?.eventsPerRow !== undefined) page = Math.max(PAGE[state], folded.eventsPerRow >= SHARED ? SHARED_PAGE : 0);
+        if (folded?.eventsPerRow !== undefined) page = folded.eventsPerRow < SHARED ? PAGE[state] : Math.max(PAGE[state], SHARED_PAGE);
         limit = Math.min(page, limit * 2);
         return folded;
       } catch (error) {
